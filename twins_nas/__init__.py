@@ -1,0 +1,1 @@
+"""twins_nas: architecture search and ablation for hierarchical vision transformers."""

@@ -1,0 +1,294 @@
+"""`ArchConfig`: the frozen, normalised description of one network.
+
+And the words that it is written in.
+
+A search dimension is one field of `StageConfig` or `ArchConfig`; its metadata say whether its
+values have an order, whether MACs grow or fall with them, and what it belongs to (network, stage
+or block). The YAML schema, the choices, sampling, mutation, the samplers' distributions and the
+report columns are derived from these fields.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+LSA, SHIFTED, GSA = "L", "S", "G"
+MIXER_LETTERS = (LSA, SHIFTED, GSA)
+PE_KINDS = ("ape", "cpe", "rpe")
+WINDOW_FITS = ("clamp", "pad")
+
+Grid = tuple[int, int]
+Owner = Literal["arch", "stage", "block"]
+
+
+def dimension(owner: Owner, grows: int, meaning: str, default: Any = None) -> Any:
+    """A field that can be searched.
+
+    `grows` is the sign of d MACs / d value, 0 for unordered values.
+    """
+    metadata = {"owner": owner, "grows": grows, "meaning": meaning}
+    return (
+        field(metadata=metadata) if default is None else field(default=default, metadata=metadata)
+    )
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage in normal form; per-block fields hold one value a block.
+
+    0 where the block does not use it.
+
+    Raises:
+        ValueError: a value out of its range, or fields that contradict each other; names the field.
+    """
+
+    embed_dim: int = dimension("stage", +1, "channels C of the stage")
+    head_dim: int = dimension("stage", 0, "channels of a head; heads = embed_dim / head_dim")
+    depth: int = dimension("stage", +1, "number of blocks")
+    mixer: str = dimension(
+        "stage", 0, "pattern of L (LSA), S (shifted LSA), G (GSA), repeated over the blocks"
+    )
+    window_size: tuple[int, ...] = dimension("block", +1, "side of an LSA window, in tokens")
+    sr_ratio: tuple[int, ...] = dimension(
+        "block", -1, "GSA's sub-sampling ratio: kernel = stride of its convolution"
+    )
+    pe: str = dimension(
+        "stage", 0, "positional encoding: none, or a sum of ape, cpe, rpe such as ape+cpe"
+    )
+    mlp_ratio: tuple[float, ...] = dimension("block", +1, "hidden width of the MLP over embed_dim")
+
+    def __post_init__(self) -> None:
+        for name in ("embed_dim", "head_dim", "depth"):
+            _whole(name, getattr(self, name))
+        if self.embed_dim % self.head_dim:
+            raise ValueError(
+                f"embed_dim {self.embed_dim} is not a multiple of head_dim {self.head_dim}"
+            )
+        check_mixer(self.mixer)
+        letters = expand(self.mixer, self.depth)
+        windows = _per_block("window_size", self.window_size, [k != GSA for k in letters])
+        ratios = _per_block("sr_ratio", self.sr_ratio, [k == GSA for k in letters])
+        mlp = _per_block("mlp_ratio", self.mlp_ratio, [True] * self.depth)
+        for name, values in (("window_size", windows), ("sr_ratio", ratios)):
+            for value in values:
+                _whole(name, value, least=0)
+        for ratio in mlp:
+            if not (math.isfinite(ratio) and int(self.embed_dim * ratio) >= 1):
+                raise ValueError(
+                    f"mlp_ratio {ratio} leaves no hidden unit at embed_dim {self.embed_dim}"
+                )
+        normal = {
+            "mixer": shortest_pattern(letters),
+            "window_size": windows,
+            "sr_ratio": ratios,
+            "pe": normal_pe(self.pe),
+            "mlp_ratio": tuple(float(ratio) for ratio in mlp),
+        }
+        for name, value in normal.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def num_heads(self) -> int:
+        """Heads of every attention of the stage."""
+        return self.embed_dim // self.head_dim
+
+    @property
+    def letters(self) -> str:
+        """The mixer letter of each block."""
+        return expand(self.mixer, self.depth)
+
+    @property
+    def pe_kinds(self) -> tuple[str, ...]:
+        """The parts of `pe`, sorted; empty for `none`."""
+        return () if self.pe == "none" else tuple(self.pe.split("+"))
+
+    def hidden_dim(self, block: int) -> int:
+        """Hidden width of the MLP of a block.
+
+        `int(embed_dim * mlp_ratio)`, as in the papers' code.
+        """
+        return int(self.embed_dim * self.mlp_ratio[block])
+
+    def __str__(self) -> str:
+        """The stage in words: `32x2 LG w4 sr2 cpe mlp4`."""
+        words = [f"{self.embed_dim}x{self.depth}", self.mixer]
+        short = {"window_size": "w", "sr_ratio": "sr"}
+        words += [
+            letter + _few(getattr(self, name))
+            for name, letter in short.items()
+            if any(getattr(self, name))
+        ]
+        return " ".join([*words, self.pe, "mlp" + _few(self.mlp_ratio)])
+
+
+@dataclass(frozen=True)
+class ArchConfig:
+    """One network: its stages, and what belongs to the whole of it.
+
+    Raises:
+        ValueError: no stage, or a value out of its range; names the field.
+    """
+
+    stages: tuple[StageConfig, ...]
+    patch_size: int = dimension(
+        "arch", -1, "side of a patch, in pixels; later stages halve the grid", 4
+    )
+    window_fit: str = dimension(
+        "arch", 0, "a window over the grid: clamp to it (Swin), or pad the grid (Twins)", "clamp"
+    )
+    norm_eps: float = dimension("arch", 0, "epsilon of the blocks' and the last LayerNorm", 1e-6)
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ValueError("stages: at least one is needed")
+        _whole("patch_size", self.patch_size)
+        if self.window_fit not in WINDOW_FITS:
+            raise ValueError(
+                f"window_fit {self.window_fit!r} is not one of {', '.join(WINDOW_FITS)}"
+            )
+        if not 0 < self.norm_eps < 1:
+            raise ValueError(f"norm_eps {self.norm_eps} is not between 0 and 1")
+        object.__setattr__(self, "stages", tuple(self.stages))
+        if all(set(stage.letters) == {GSA} for stage in self.stages):
+            object.__setattr__(self, "window_fit", "clamp")
+
+    def grids(self, input_size: Grid) -> tuple[Grid, ...]:
+        """The token grid (H, W) of each stage.
+
+        Patches that do not fit are dropped, as convolutions do.
+
+        Raises:
+            ValueError: an input too small for the network.
+        """
+        grid = (input_size[0] // self.patch_size, input_size[1] // self.patch_size)
+        grids = []
+        for index in range(len(self.stages)):
+            if index:
+                grid = (grid[0] // 2, grid[1] // 2)
+            if min(grid) < 1:
+                raise ValueError(
+                    f"input {input_size[0]}x{input_size[1]} leaves no token in stage {index}"
+                )
+            grids.append(grid)
+        return tuple(grids)
+
+    def __str__(self) -> str:
+        """The network in words, stages divided by bars."""
+        return f"p{self.patch_size} | " + " | ".join(str(stage) for stage in self.stages)
+
+
+def check_mixer(mixer: str) -> None:
+    """Raises ValueError where a pattern is empty or holds another letter than L, S, G."""
+    if not mixer or set(mixer) - set(MIXER_LETTERS):
+        raise ValueError(
+            f"mixer {mixer!r} is not a pattern of the letters {', '.join(MIXER_LETTERS)}"
+        )
+
+
+def expand(mixer: str, depth: int) -> str:
+    """The letter of each of `depth` blocks: the pattern repeated, its tail cut."""
+    return (mixer * depth)[:depth]
+
+
+def shortest_pattern(letters: str) -> str:
+    """The shortest pattern that `expand` turns into these letters."""
+    return next(
+        letters[:n]
+        for n in range(1, len(letters) + 1)
+        if expand(letters[:n], len(letters)) == letters
+    )
+
+
+def normal_pe(pe: str) -> str:
+    """A sum of PE kinds, sorted; raises ValueError for another word or one given twice."""
+    parts = sorted(pe.split("+"))
+    if parts == ["none"]:
+        return pe
+    if set(parts) - set(PE_KINDS) or len(set(parts)) < len(parts):
+        raise ValueError(
+            f"pe {pe!r} is not none, or a sum of different kinds of {', '.join(PE_KINDS)}"
+        )
+    return "+".join(parts)
+
+
+def fit_window(window: int, grid: Grid, window_fit: str) -> Grid:
+    """The window (height, width) that is really used on a grid."""
+    return (window, window) if window_fit == "pad" else (min(window, grid[0]), min(window, grid[1]))
+
+
+def padded(grid: Grid, window: Grid) -> Grid:
+    """The grid after zero-padding to whole windows."""
+    return (-(-grid[0] // window[0]) * window[0], -(-grid[1] // window[1]) * window[1])
+
+
+def why_unbuildable(arch: ArchConfig, input_size: Grid) -> str | None:
+    """What hinders the network at an input size, naming the field; None where nothing does."""
+    try:
+        grids = arch.grids(input_size)
+    except ValueError as error:
+        return f"patch_size: {error}"
+    for index, (stage, grid) in enumerate(zip(arch.stages, grids, strict=True)):
+        if max(stage.sr_ratio, default=0) > min(grid):
+            return f"stages.{index}.sr_ratio: {max(stage.sr_ratio)} is over the {grid[0]}x{grid[1]} grid of the stage"
+    return None
+
+
+def block_key(
+    stage: StageConfig, block: int, grid: Grid, window_fit: str
+) -> tuple[str, int, int, int]:
+    """What one block really is on a grid.
+
+    (letter, window height or ratio, window width, hidden width).
+
+    Windows are fitted to the grid; a window that covers it makes S and L the same as G with ratio
+    1, with which they share every weight in this backbone.
+    """
+    letter, hidden = stage.letters[block], stage.hidden_dim(block)
+    if letter == GSA:
+        return (GSA, stage.sr_ratio[block], 0, hidden)
+    window = fit_window(stage.window_size[block], grid, window_fit)
+    return (GSA, 1, 0, hidden) if window == grid else (letter, *window, hidden)
+
+
+def stage_key(stage: StageConfig, grid: Grid, window_fit: str) -> tuple[Any, ...]:
+    """What one stage really is on a grid."""
+    blocks = tuple(block_key(stage, block, grid, window_fit) for block in range(stage.depth))
+    return (stage.embed_dim, stage.head_dim, stage.pe, blocks)
+
+
+def key(arch: ArchConfig, input_size: Grid) -> str:
+    """A text that two architectures share exactly where they are the same network at this input size.
+
+    It serves the cache of scores and the count of a space's members; YAML and extraction keep the
+    declared form.
+    """
+    pairs = zip(arch.stages, arch.grids(input_size), strict=True)
+    stages = tuple(stage_key(stage, grid, arch.window_fit) for stage, grid in pairs)
+    rest = tuple(
+        getattr(arch, item.name)
+        for item in fields(arch)
+        if item.name not in ("stages", "window_fit")
+    )
+    return repr((rest, stages))
+
+
+def _whole(name: str, value: int, least: int = 1) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} {value!r} is not a whole number of at least {least}")
+
+
+def _per_block(name: str, values: Any, active: Sequence[bool]) -> tuple[Any, ...]:
+    values = tuple(values) if isinstance(values, Sequence) else (values,) * len(active)
+    if len(values) < len(active):
+        raise ValueError(f"{name} has {len(values)} values for {len(active)} blocks")
+    if any(on and not value for value, on in zip(values, active, strict=False)):
+        raise ValueError(f"{name} is missing in a block that uses it")
+    return tuple(value if on else 0 for value, on in zip(values, active, strict=False))
+
+
+def _few(values: tuple[int | float, ...]) -> str:
+    used = [f"{value:g}" for value in values if value]
+    return used[0] if len(set(used)) == 1 else ",".join(used)

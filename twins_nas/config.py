@@ -1,0 +1,132 @@
+"""YAML files as checked objects: spaces and architectures, and the shipped files by name.
+
+A file is checked in two steps, each of which reports all of its faults with file, line and key:
+every key by itself, then what the keys say together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeVar, overload
+
+from pydantic import ValidationError
+
+from twins_nas.arch import ArchConfig, Grid
+from twins_nas.errors import ConfigError, Fault, did_you_mean
+from twins_nas.schema import Model
+from twins_nas.space import SearchSpace
+from twins_nas.space_schema import Space
+from twins_nas.space_yaml import arch_keys, space_keys, to_arch, to_space
+from twins_nas.yaml_nodes import Document, read, write
+
+Kind = Literal["space", "search", "experiments"]
+AnyModel = TypeVar("AnyModel", bound=Model)
+One = TypeVar("One")
+Two = TypeVar("Two")
+Three = TypeVar("Three")
+
+_PACKAGE = Path(__file__).parent
+
+
+def find(kind: Kind, name: str) -> Path:
+    """The file of that path, or else the shipped one of that name (`svt`, `imagenet/svt_small`).
+
+    Raises:
+        ConfigError: neither is there; lists the shipped names.
+    """
+    try:
+        if Path(name).is_file():
+            return Path(name)
+    except (OSError, ValueError):
+        pass
+    shipped = shipped_files(kind)
+    short = name.removeprefix(f"{kind}/").removesuffix(".yaml")
+    if short in shipped:
+        return shipped[short]
+    problem = f"no such file, and none of this name is shipped{did_you_mean(short, shipped)}"
+    raise ConfigError([Fault(name, 0, "", problem, ", ".join(shipped))])
+
+
+def shipped_files(kind: Kind) -> dict[str, Path]:
+    """The files that come with the package, by name: those of the wheel, or else of the clone."""
+    wheel = _PACKAGE / "yaml" / kind
+    folder = wheel if wheel.is_dir() else _PACKAGE.parent / kind
+    files = sorted(folder.rglob("*.yaml"))
+    return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
+
+
+def load_space(path: str | Path) -> SearchSpace:
+    """The search space of a YAML file.
+
+    Raises:
+        ConfigError: all faults of the file.
+    """
+    document = read(path)
+    return to_space(document, _validate(document, Space))
+
+
+def load_arch(path: str | Path) -> tuple[ArchConfig, Grid]:
+    """The architecture and the input size of a YAML file; it is written as a space without choices.
+
+    Raises:
+        ConfigError: all faults of the file.
+    """
+    document = read(path)
+    return to_arch(document, _validate(document, Space))
+
+
+def dump_space(space: SearchSpace) -> str:
+    """The YAML text that `load_space` reads as an equal space."""
+    return write(space_keys(space))
+
+
+def dump_arch(arch: ArchConfig, input_size: Grid) -> str:
+    """The YAML text that `load_arch` reads as this architecture."""
+    return write(arch_keys(arch, input_size))
+
+
+def load_document(path: str | Path, model: type[AnyModel]) -> AnyModel:
+    """The model of a YAML file.
+
+    Raises:
+        ConfigError: all faults of the file.
+    """
+    return _validate(read(path), model)
+
+
+def _validate(document: Document, model: type[AnyModel]) -> AnyModel:
+    try:
+        return model.model_validate(document.value)
+    except ValidationError as error:
+        faults = []
+        for item in error.errors(include_url=False):
+            place = tuple(part for part in item["loc"] if not str(part).startswith("<"))
+            said = item.get("ctx", {})
+            text = said.get("problem", "the file is not a mapping of keys to values")
+            faults.append(document.fault(place, text, said.get("allowed", "")))
+        raise ConfigError(faults) from None
+
+
+@overload
+def collect(one: Callable[[], One], two: Callable[[], Two], /) -> tuple[One, Two]: ...
+@overload
+def collect(
+    one: Callable[[], One], two: Callable[[], Two], three: Callable[[], Three], /
+) -> tuple[One, Two, Three]: ...
+def collect(*loaders: Callable[[], Any]) -> tuple[Any, ...]:
+    """What each loader returns.
+
+    Raises:
+        ConfigError: the faults of all loaders together.
+    """
+    results: list[Any] = []
+    faults: list[Fault] = []
+    for load in loaders:
+        try:
+            results.append(load())
+        except ConfigError as error:
+            faults += error.faults
+    if faults:
+        raise ConfigError(faults)
+    return tuple(results)

@@ -1,0 +1,94 @@
+"""Exact parameters and MACs of an architecture from formulas, without building a model.
+
+Conventions: see `layer_cost`. A test holds them equal to the modules and to torch's
+`FlopCounterMode` / 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twins_nas import layer_cost as layer
+from twins_nas.arch import GSA, ArchConfig, Grid, StageConfig, fit_window, padded
+from twins_nas.layer_cost import Cost
+
+
+def cost(arch: ArchConfig, input_size: Grid, in_chans: int = 3, num_classes: int = 1000) -> Cost:
+    """Cost of one image through the network, classifier included.
+
+    Tables of positions (APE, GSA's RPE) live on the grid of `input_size`.
+    """
+    total = Cost()
+    for index, (stage, grid) in enumerate(zip(arch.stages, arch.grids(input_size), strict=True)):
+        previous = arch.stages[index - 1].embed_dim if index else in_chans
+        tokens = grid[0] * grid[1]
+        total += layer.conv2d(tokens, previous, stage.embed_dim, 2 if index else arch.patch_size)
+        total += layer.layer_norm(stage.embed_dim)
+        total += stage_cost(stage, grid, arch.window_fit)
+    last = arch.stages[-1].embed_dim
+    return total + layer.layer_norm(last) + layer.linear(1, last, num_classes)
+
+
+def stage_cost(stage: StageConfig, grid: Grid, window_fit: str) -> Cost:
+    """Cost of the blocks and positional encodings of a stage, without its patch embedding."""
+    total = Cost()
+    for kind in stage.pe_kinds:
+        total += PE_COSTS[kind](stage, grid, window_fit)
+    for block in range(stage.depth):
+        total += block_cost(stage, block, grid, window_fit)
+    return total
+
+
+def block_cost(stage: StageConfig, block: int, grid: Grid, window_fit: str) -> Cost:
+    """Cost of one block: two norms, attention, MLP."""
+    dim, hidden, tokens = stage.embed_dim, stage.hidden_dim(block), grid[0] * grid[1]
+    total = layer.layer_norm(dim) + layer.layer_norm(dim)
+    if stage.letters[block] == GSA:
+        ratio = stage.sr_ratio[block]
+        keys = (grid[0] // ratio) * (grid[1] // ratio)
+        if ratio > 1:
+            total += layer.conv2d(keys, dim, dim, ratio) + layer.layer_norm(dim)
+        total += layer.linear(tokens, dim, dim) + layer.linear(keys, dim, 2 * dim)
+        total += layer.attention(tokens, keys, dim)
+    else:
+        window = fit_window(stage.window_size[block], grid, window_fit)
+        height, width = padded(grid, window)
+        size = window[0] * window[1]
+        total += layer.linear(height * width, dim, 3 * dim)
+        total += layer.attention(size, size, dim, groups=height * width // size)
+    total += layer.linear(tokens, dim, dim)
+    return total + layer.linear(tokens, dim, hidden) + layer.linear(tokens, hidden, dim)
+
+
+def rpe_reach(stage: StageConfig, block: int, grid: Grid, window_fit: str) -> Grid:
+    """The (height, width) R of a block's RPE table of (2R-1) x (2R-1) offsets.
+
+    Its window, or the grid for GSA.
+    """
+    if stage.letters[block] == GSA:
+        return grid
+    return fit_window(stage.window_size[block], grid, window_fit)
+
+
+def _ape(stage: StageConfig, grid: Grid, window_fit: str) -> Cost:
+    return layer.table(grid[0] * grid[1] * stage.embed_dim)
+
+
+def _cpe(stage: StageConfig, grid: Grid, window_fit: str) -> Cost:
+    return layer.conv2d(
+        grid[0] * grid[1], stage.embed_dim, stage.embed_dim, 3, groups=stage.embed_dim
+    )
+
+
+def _rpe(stage: StageConfig, grid: Grid, window_fit: str) -> Cost:
+    reaches = [rpe_reach(stage, block, grid, window_fit) for block in range(stage.depth)]
+    return layer.table(
+        sum(stage.num_heads * (2 * rows - 1) * (2 * columns - 1) for rows, columns in reaches)
+    )
+
+
+PE_COSTS: dict[str, Callable[[StageConfig, Grid, str], Cost]] = {
+    "ape": _ape,
+    "cpe": _cpe,
+    "rpe": _rpe,
+}

@@ -1,0 +1,53 @@
+"""Files that are whole or absent, and sentences for what the system says of them."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from twins_nas.errors import UserError
+
+
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Turns what the system says of a file (disk full, not permitted) into a sentence.
+
+    Raises:
+        UserError: in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"{path}: the disk is full. Free some space; what was written before is whole."
+            ) from error
+        raise UserError(f"{path}: {(error.strerror or str(error)).lower()}.") from error
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Calls `write` with a temporary path, then puts what it wrote in place of `path`.
+
+    On the disk for good.
+
+    Raises:
+        UserError: the file cannot be written; the old one stays as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with told(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(temporary)
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a whole text file, see `write_atomically`."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)

@@ -1,0 +1,4 @@
+"""The elastic backbone: one class for every network of a space.
+
+And for the supernet that holds them all.
+"""

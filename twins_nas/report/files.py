@@ -1,0 +1,175 @@
+"""The report's files: `front.csv`, `scored.csv`, `archs/*.yaml`; none is ever seen half written."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from twins_nas.arch import ArchConfig
+from twins_nas.errors import UserError
+from twins_nas.report.rows import FrontRow, ScoredRow, interval
+from twins_nas.report.table import by_macs
+
+FRONT_COLUMNS = (
+    "arch",
+    "macs",
+    "params",
+    "val_top1",
+    "test_top1",
+    "val_low",
+    "val_high",
+    "test_low",
+    "test_high",
+    "n_val",
+    "n_test",
+    "on_test_front",
+    "name",
+    "seed",
+    "file",
+    "key",
+)
+SCORED_COLUMNS = (
+    "number",
+    "seed",
+    "name",
+    "arch",
+    "macs",
+    "params",
+    "val_top1",
+    "val_low",
+    "val_high",
+    "loss",
+    "n_val",
+    "seconds",
+    "cached",
+    "key",
+)
+Words = Callable[[ArchConfig], str]
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Writes a file under another name in its folder, then renames it; makes the folder.
+
+    Raises:
+        UserError: no room, no permission, or another reason of the system; names the file.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with draft.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        reason = error.strerror or str(error)
+        raise UserError(f"{path} cannot be written ({reason}); mend that and run again.") from error
+
+
+def write_front_csv(path: Path, rows: Sequence[FrontRow], key: Words) -> None:
+    """One line for each row, by MACs; accuracies in percent; `key` is the space's.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    lines = []
+    for row, name in zip(by_macs(rows), arch_files(rows), strict=True):
+        test = row.test_interval or (None, None)
+        lines.append(
+            {
+                "arch": str(row.arch),
+                "macs": row.macs,
+                "params": row.params,
+                "val_top1": _two(row.val_top1),
+                "test_top1": _two(row.test_top1),
+                "val_low": _two(row.val_interval[0]),
+                "val_high": _two(row.val_interval[1]),
+                "test_low": _two(test[0]),
+                "test_high": _two(test[1]),
+                "n_val": row.n_val,
+                "n_test": row.n_test if row.test_top1 is not None else "",
+                "on_test_front": "" if row.test_top1 is None else _word(row.on_test_front),
+                "name": row.name,
+                "seed": " ".join(map(str, row.seeds)),
+                "file": f"archs/{name}",
+                "key": key(row.arch),
+            }
+        )
+    _write_csv(path, FRONT_COLUMNS, lines)
+
+
+def write_scored_csv(path: Path, scored: Iterable[ScoredRow], key: Words) -> None:
+    """One line for each scored architecture; scores that are not finite stay empty.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    lines = []
+    for row in scored:
+        known = math.isfinite(row.top1)
+        low, high = interval(row.top1, row.n) if known else (None, None)
+        lines.append(
+            {
+                "number": row.number,
+                "seed": row.seed,
+                "name": row.name,
+                "arch": str(row.arch),
+                "macs": row.macs,
+                "params": row.params,
+                "val_top1": _two(row.top1 if known else None),
+                "val_low": _two(low),
+                "val_high": _two(high),
+                "loss": f"{row.loss:.6g}" if math.isfinite(row.loss) else "",
+                "n_val": row.n,
+                "seconds": f"{row.seconds:.3f}",
+                "cached": _word(row.cached),
+                "key": key(row.arch),
+            }
+        )
+    _write_csv(path, SCORED_COLUMNS, lines)
+
+
+def write_archs(folder: Path, rows: Sequence[FrontRow], dump_arch: Words) -> list[Path]:
+    """Writes each row's architecture, named as the table numbers it; those of an older front go.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    paths = [folder / name for name in arch_files(rows)]
+    for path, row in zip(paths, by_macs(rows), strict=True):
+        write_atomic(path, dump_arch(row.arch))
+    for old in set(folder.glob("[0-9][0-9]*.yaml")) - set(paths):
+        old.unlink(missing_ok=True)
+    return paths
+
+
+def arch_files(rows: Sequence[FrontRow]) -> list[str]:
+    """The file names in `archs/`, in the order of the table: `03.yaml`, `04_base.yaml`."""
+    return [
+        f"{number:02d}{'_' if row.name else ''}{row.name}.yaml"
+        for number, row in enumerate(by_macs(rows))
+    ]
+
+
+def _write_csv(path: Path, columns: Sequence[str], lines: Iterable[dict[str, object]]) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    write_atomic(path, text.getvalue())
+
+
+def _two(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _word(value: bool) -> str:
+    return "yes" if value else "no"

@@ -1,0 +1,174 @@
+"""Searches a space: supernet training, search, report.
+
+`python -m twins_nas.search --space space/svt.yaml`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from twins_nas.config import collect, find, load_space
+from twins_nas.cost import cost
+from twins_nas.errors import UserError, exit_with
+from twins_nas.recipes import SearchRecipe, load_recipe
+from twins_nas.runs import RunFolder, Settings
+from twins_nas.space import SearchSpace
+
+ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+"""Threads that wait must sleep.
+
+Spinning ones made a step 10 to 15 times slower beside one busy process (docs/LOG.md).
+"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked command: nothing in it can be wrong any more without a disk or a machine failing."""
+
+    folder: RunFolder
+    space: SearchSpace
+    recipe: SearchRecipe
+    settings: Settings
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m twins_nas.search", description=__doc__)
+    add = parser.add_argument
+    add(
+        "--space",
+        metavar="YAML",
+        help="a space: a file, or the name of a shipped one (svt, pcpvt, imagenet/svt_small)",
+    )
+    add(
+        "--recipe",
+        metavar="YAML",
+        default="nsga2",
+        help="how to search: a file, or nsga2 (default), tpe, random, quick, thorough",
+    )
+    add("--resume", metavar="RUN", help="go on with a run, by its name or folder")
+    add("--name", help="the run's name (default: space, recipe and time)")
+    add(
+        "--out",
+        type=Path,
+        default=Path("runs"),
+        metavar="DIR",
+        help="where runs are kept (default: runs)",
+    )
+    add(
+        "--data",
+        metavar="NAME",
+        help="fashion-mnist-mini (embedded, default), fashion-mnist, mnist, cifar10, cifar100, imagefolder:PATH",
+    )
+    add("--data-root", metavar="DIR", help="where the files of --data lie")
+    add("--download", action="store_true", help="allow --data to be downloaded into --data-root")
+    add("--seeds", type=int, metavar="N", help="repeat the search with N seeds")
+    add("--seed", type=int, help="the first seed; weights and splits follow from it")
+    add("--trials", type=int, metavar="N", help="architectures to score in each search")
+    add("--epochs", type=int, metavar="N", help="epochs of the supernet's training")
+    add(
+        "--evaluators",
+        type=int,
+        metavar="N",
+        help="evaluator processes (default: one a core or GPU)",
+    )
+    add("--max-macs", type=float, metavar="N", help="largest MACs of a front member, such as 5e6")
+    add(
+        "--max-params",
+        type=float,
+        metavar="N",
+        help="largest number of parameters of a front member",
+    )
+    add("--local", action="store_true", help="search in this process, without Ray")
+    add("--device", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
+    return parser
+
+
+def overrides(args: argparse.Namespace) -> dict[str, Any]:
+    """What the command line changes in the recipe, by dotted key."""
+    given = {
+        "seeds": args.seeds,
+        "seed": args.seed,
+        "trials": args.trials,
+        "evaluators": args.evaluators,
+        "supernet.epochs": args.epochs,
+        "budget.max_macs": args.max_macs,
+        "budget.max_params": args.max_params,
+        "data.name": args.data,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def plan(args: argparse.Namespace) -> Plan:
+    """Checks everything that can be checked before any work, and makes or opens the run's folder.
+
+    Raises:
+        UserError: all faults of all files; an impossible budget; a folder that is taken or cannot
+        be written.
+    """
+    if args.resume:
+        if args.space or overrides(args):
+            raise UserError(
+                "--resume goes on with what the run was asked for; give no --space or other change with it."
+            )
+        folder, space, recipe, settings = RunFolder.open(args.out, args.resume)
+        return Plan(folder, space, recipe, replace(settings, local=args.local or settings.local))
+    if not args.space:
+        raise UserError(
+            "--space is missing, such as --space svt or --space space/svt.yaml (or --resume RUN)."
+        )
+    space, recipe = collect(
+        lambda: load_space(find("space", args.space)),
+        lambda: load_recipe(find("search", args.recipe), overrides(args)),
+    )
+    check_budget(space, recipe)
+    name = args.name or f"{space.name}-{Path(args.recipe).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    root = None if args.data_root is None else str(Path(args.data_root).absolute())
+    settings = Settings(root, args.download, args.local, args.device)
+    return Plan(RunFolder.create(args.out, name, space, recipe, settings), space, recipe, settings)
+
+
+def check_budget(space: SearchSpace, recipe: SearchRecipe) -> None:
+    """Refuses a budget that the smallest member of the space is over.
+
+    Raises:
+        UserError: says what the smallest member costs.
+    """
+    smallest = cost(space.extreme(-1), space.input_size, 1, 2)
+    for name, value in (("macs", smallest.macs), ("params", smallest.params)):
+        limit = getattr(recipe.budget, f"max_{name}")
+        if limit is not None and limit < value:
+            raise UserError(
+                f"max_{name} {limit:,} is below the smallest member of {space.name}, which has {value:,}; give at least that."
+            )
+
+
+def main() -> int:
+    """The command."""
+    args = parser().parse_args()
+    work = plan(args)
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from twins_nas.pipeline import Pipeline
+
+    resume = f"python -m twins_nas.search --resume {work.folder.path.name}" + (
+        "" if args.out == Path("runs") else f" --out {args.out}"
+    )
+    try:
+        Pipeline(work.folder, work.space, work.recipe, work.settings).run()
+    except UserError as error:
+        raise UserError(f"{error}\nWhat is finished is kept; go on with: {resume}") from error
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"What is finished is kept; go on with: {resume}") from None
+    return 0
+
+
+if __name__ == "__main__":
+    exit_with(main)
