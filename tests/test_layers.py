@@ -16,13 +16,13 @@ RANKS = {
     0: ["errors", "files", "layer_cost"],
     1: ["arch"],
     2: ["seeds", "cost", "yaml_nodes", "schema"],
-    3: ["space", "config"],
-    4: ["recipes", "model", "progress"],
-    5: ["data", "evaluate", "tracking", "store", "provenance", "stats"],
+    3: ["space", "space_schema", "space_fill", "space_yaml", "config"],
+    4: ["recipes", "runs", "model", "progress"],
+    5: ["data", "evaluate", "stats", "provenance", "store", "tracking"],
     6: ["training"],
     7: ["tuning"],
     9: ["report"],
-    10: ["search"],
+    10: ["pipeline", "search"],
 }
 """Within a rank, files import one another in the order that they are named in."""
 
@@ -111,7 +111,8 @@ sys.meta_path.insert(0, Block())
     [
         (
             ["ray", "mlflow", "optuna"],
-            "import twins_nas.config, twins_nas.cost, twins_nas.model.backbone, twins_nas.model.transfer,"
+            "import twins_nas.config, twins_nas.cost, twins_nas.model.backbone,"
+            " twins_nas.model.transfer,"
             " twins_nas.evaluate, twins_nas.training.loop, twins_nas.data",
         ),
         (

@@ -57,18 +57,25 @@ def test_extracted_modules_equal_their_slices_at_224(number: int) -> None:
         assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-5), str(arch)
 
 
-@pytest.mark.parametrize("name", [*SMALL_SPACES, "imagenet/svt_small"])
-def test_costs_are_exact(name: str) -> None:
-    """200 random members: parameters and half of torch's FLOPs, on meta tensors."""
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        *((name, 200) for name in SMALL_SPACES),
+        ("imagenet/svt_small", 20),
+        pytest.param("imagenet/svt_small", 200, marks=pytest.mark.long),
+    ],
+)
+def test_costs_are_exact(name: str, number: int) -> None:
+    """Random members: parameters and half of torch's FLOPs; the large ones on meta tensors."""
     space, rng = load_space(find("space", name)), random.Random(2)
-    for _ in range(200):
+    device = "cpu" if name in SMALL_SPACES else "meta"
+    for _ in range(number):
         arch = space.sample(rng)
-        found = cost(arch, space.input_size, 3, 10)
-        with torch.device("meta"):
+        with torch.device(device), torch.no_grad():
             model = build(arch, space.input_size, 3, 10)
-            images = torch.empty(1, 3, *space.input_size)
             with FlopCounterMode(display=False) as counter:
-                model(images)
+                model(torch.empty(1, 3, *space.input_size))
+        found = cost(arch, space.input_size, 3, 10)
         assert found.params == sum(parameter.numel() for parameter in model.parameters()), str(arch)
         assert 2 * found.macs == counter.get_total_flops(), str(arch)
 
@@ -146,7 +153,7 @@ def load_timm_twins(ours: Backbone, theirs: torch.nn.Module) -> None:
 @pytest.mark.parametrize("size", [224, 200, 96])
 @pytest.mark.parametrize("name", ["twins_svt_small", "twins_pcpvt_small"])
 def test_logits_of_timm(name: str, size: int) -> None:
-    """Same weights, same logits; 200 and 96 px leave grids that windows and ratios do not divide."""
+    """Same weights, same logits; 200 and 96 px leave grids that windows do not tile."""
     theirs = timm.create_model(name).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -203,7 +210,7 @@ def test_equal_keys_are_equal_networks(pe: str) -> None:
     model = Backbone(space, 1, 10).eval()
     torch.manual_seed(0)
     for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
+        torch.nn.init.normal_(parameter, std=0.5)
     images = torch.randn(2, 1, 32, 32)
     same = [
         point("L", pe),
@@ -218,9 +225,9 @@ def test_equal_keys_are_equal_networks(pe: str) -> None:
     with torch.no_grad():
         expected = model(images, same[0])
         for arch in same:
-            assert torch.allclose(model(images, arch), expected, atol=1e-5)
+            assert torch.allclose(model(images, arch), expected, rtol=1e-5, atol=1e-4)
         for arch in other:
-            assert not torch.allclose(model(images, arch), expected, atol=1e-3)
+            assert (model(images, arch) - expected).abs().max() > 1e-3
 
 
 def test_rpe_of_gsa_follows_its_definition() -> None:
@@ -268,7 +275,8 @@ def test_drop_path_is_off_in_evaluation_and_unbiased_in_training() -> None:
     arch = seed("twins_svt_micro")
     model = build(arch, (32, 32), 1, 10, drop_path=0.5)
     block = model.stages[3].blocks[1]  # type: ignore[union-attr,index]
-    assert block.drop_path == 0.5 and model.stages[0].blocks[0].drop_path == 0.0  # type: ignore[union-attr,index]
+    first = model.stages[0].blocks[0]  # type: ignore[union-attr,index]
+    assert block.drop_path == 0.5 and first.drop_path == 0.0
     torch.manual_seed(0)
     ones = torch.ones(20_000, 1, 1, 1)
     dropped = block._drop(ones)  # type: ignore[operator]
@@ -279,5 +287,5 @@ def test_drop_path_is_off_in_evaluation_and_unbiased_in_training() -> None:
 
 def test_a_stranger_is_not_extracted() -> None:
     """An architecture that is no member is refused, with the field."""
-    with pytest.raises(ValueError, match="stages.0.embed_dim"):
+    with pytest.raises(ValueError, match="patch_size: 4 is not among 2"):
         extract(supernet_of("svt"), seed("twins_svt_small"))

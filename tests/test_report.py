@@ -26,7 +26,6 @@ from twins_nas.report.files import (
     SCORED_COLUMNS,
     arch_files,
     write_archs,
-    write_atomic,
     write_front_csv,
     write_scored_csv,
 )
@@ -255,7 +254,10 @@ def test_the_plain_table(rows: list[FrontRow]) -> None:
 def test_off_the_front_is_said(rows: list[FrontRow]) -> None:
     """A named network that others beat is marked."""
     dominated = replace(rows[0], name="twins_pcpvt_micro", macs=10**9, val_top1=10.0)
-    assert "twins_pcpvt_micro (off the front)" in plain_table([*rows, dominated])
+    line = cells([*rows, dominated])[-1]
+    assert line[1] == "twins_pcpvt_micro"
+    assert line[HEADERS.index("on front")] == ("test" if dominated.on_test_front else "-")
+    assert {line[HEADERS.index("on front")] for line in cells(rows)} >= {"val", "val, test"}
 
 
 class Terminal(io.StringIO):
@@ -285,6 +287,8 @@ def test_the_terminal_table(
         assert line[HEADERS.index("test top-1 %")] in words
     if width == 80:
         assert all(str(row.arch) in words for row in rows)
+    count = [line[HEADERS.index("on front")] for line in cells(rows)].count("val, test")
+    assert words.count("val, test") == count > 0
     assert "stay non-dominated on the test images" in words
 
 
@@ -340,21 +344,21 @@ def test_arch_files(rows: list[FrontRow], tmp_path: Path) -> None:
     assert found == {*arch_files(rows[:2]), "mine.yaml"}
 
 
-def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
-    """A full disk leaves the old content and no draft, and names the file."""
-    path = tmp_path / "new" / "front.html"
-    write_atomic(path, "old")
+def test_a_full_disk_leaves_the_old_page(
+    rows: list[FrontRow], scored: list[Scored], tmp_path: Path
+) -> None:
+    """The sentence names the file, the old content stays whole, and no draft is left."""
+    path = tmp_path / "front.html"
+    path.write_text("old")
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, old[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, old[1]))
     try:
-        with pytest.raises(UserError, match=r"front\.html cannot be written \(File too large\)"):
-            write_atomic(path, "x" * 5000)
+        with pytest.raises(UserError, match=r"front\.html: file too large"):
+            write_front_page(path, rows, scored, make_about())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
     assert path.read_text() == "old"
-    assert list(path.parent.iterdir()) == [path]
-    with pytest.raises(UserError, match=r"below cannot be written \((Not a directory|File exists)"):
-        write_atomic(path / "below", b"x")
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_the_picture(rows: list[FrontRow], scored: list[Scored], tmp_path: Path) -> None:

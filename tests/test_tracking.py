@@ -19,8 +19,8 @@ import pytest
 
 from twins_nas import store
 from twins_nas.errors import UserError
-from twins_nas.store import Store
-from twins_nas.tracking import NOTE, PARENT, Run, Tracker, clean_key, cut, flatten
+from twins_nas.store import Store, clean_key, cut, flatten
+from twins_nas.tracking import NOTE, PARENT, Run, Tracker
 
 WRITER = """
 import os, sys, signal

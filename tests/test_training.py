@@ -19,7 +19,7 @@ from twins_nas.data import ImageData, load
 from twins_nas.errors import UserError
 from twins_nas.evaluate import evaluate
 from twins_nas.model.backbone import Backbone, build, initialise
-from twins_nas.recipes import TrainRecipe
+from twins_nas.recipes import SupernetRecipe
 from twins_nas.seeds import seed
 from twins_nas.space import SearchSpace
 from twins_nas.training.checkpoint import (
@@ -49,9 +49,9 @@ def data() -> ImageData:
     return replace(whole, train=whole.train.subset(first), val=whole.val.subset(first))
 
 
-def recipe(**changes: object) -> TrainRecipe:
+def recipe(**changes: object) -> SupernetRecipe:
     """A training of a few steps."""
-    return TrainRecipe(**{"epochs": 3, "batch_size": 64, "drop_path": 0.1, **changes})
+    return SupernetRecipe(**{"epochs": 3, "batch_size": 64, "drop_path": 0.1, **changes})
 
 
 def fresh(space: SearchSpace) -> Backbone:
@@ -114,25 +114,23 @@ def test_resumed_training_is_the_same_to_the_bit(
     whole = Trainer(fresh(space), data, recipe(accumulate=1))
     whole.run()
 
-    class Stop(Exception):
-        pass
+    class Killed(BaseException):
+        """Stands for the end of the process."""
+
+    path = tmp_path / "checkpoint.pt"
 
     def stop(progress: Progress) -> None:
         if progress.step == 4:
-            raise Stop
+            first._save()
+            raise Killed
 
     torch.manual_seed(5)
-    path = tmp_path / "checkpoint.pt"
-    first = Trainer(fresh(space), data, recipe(checkpoint_seconds=0), checkpoint=path)
-    first.on_progress = lambda progress: None
-    saved = first._save
-    first._save = lambda: saved() if first.step <= 4 else None  # type: ignore[method-assign]
-    first.on_progress = lambda progress: stop(progress) if path.exists() else None
-    with pytest.raises(Stop):
+    first = Trainer(fresh(space), data, recipe(), checkpoint=path, on_progress=stop)
+    with pytest.raises(Killed):
         first.run()
     torch.manual_seed(99)
     second = Trainer(fresh(space), data, recipe(), checkpoint=path)
-    assert 0 < second.step < whole.steps
+    assert second.step == 4 < whole.steps == 6
     second.run()
     theirs = whole.model.state_dict()
     assert all(
@@ -177,16 +175,18 @@ def test_accumulation_gives_the_gradient_of_the_larger_batch(data: ImageData) ->
 
 
 def test_it_learns(data: ImageData) -> None:
-    """Sixty steps on 128 images fit them.
+    """Forty steps on 128 images fit them.
 
     Far above the 10 % of guessing, teacher and smallest both.
     """
     space = load_space(find("space", "svt"))
     model = fresh(space)
-    Trainer(model, data, recipe(epochs=40, drop_path=0.0, lr=3e-3)).run()
+    Trainer(
+        model, data, recipe(epochs=20, drop_path=0.0, lr=3e-3, random_subnets=0, distill="none")
+    ).run()
     for sign in (+1, -1):
         score = evaluate(model, data.train, data.mean, data.std, space.extreme(sign))
-        assert score.top1 > 45, (sign, score)
+        assert score.top1 > 40, (sign, score)
 
 
 def test_a_loss_that_is_no_number_stops_with_a_sentence(data: ImageData) -> None:
@@ -344,14 +344,15 @@ from dataclasses import replace
 import torch
 from twins_nas.data import load
 from twins_nas.model.backbone import build, initialise
-from twins_nas.recipes import TrainRecipe
+from twins_nas.recipes import SupernetRecipe
 from twins_nas.seeds import seed
 from twins_nas.training.loop import Trainer
 data = load("fashion-mnist-mini", root=None, input_size=32, val_images=2000)
-data = replace(data, train=data.train.subset(torch.arange(64)), val=data.val.subset(torch.arange(64)))
+few = torch.arange(64)
+data = replace(data, train=data.train.subset(few), val=data.val.subset(few))
 model = build(seed("twins_pcpvt_micro"), (32, 32), 1, 10)
 initialise(model, 0)
-print(len(Trainer(model, data, TrainRecipe(epochs=1, batch_size=32)).run()))
+print(len(Trainer(model, data, SupernetRecipe(epochs=1, batch_size=32)).run()))
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=repo, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -232,7 +232,8 @@ def why_unbuildable(arch: ArchConfig, input_size: Grid) -> str | None:
         return f"patch_size: {error}"
     for index, (stage, grid) in enumerate(zip(arch.stages, grids, strict=True)):
         if max(stage.sr_ratio, default=0) > min(grid):
-            return f"stages.{index}.sr_ratio: {max(stage.sr_ratio)} is over the {grid[0]}x{grid[1]} grid of the stage"
+            over = f"{max(stage.sr_ratio)} is over the {grid[0]}x{grid[1]} grid of the stage"
+            return f"stages.{index}.sr_ratio: {over}"
     return None
 
 
@@ -260,7 +261,7 @@ def stage_key(stage: StageConfig, grid: Grid, window_fit: str) -> tuple[Any, ...
 
 
 def key(arch: ArchConfig, input_size: Grid) -> str:
-    """A text that two architectures share exactly where they are the same network at this input size.
+    """A text that architectures share exactly where they are one network at this input size.
 
     It serves the cache of scores and the count of a space's members; YAML and extraction keep the
     declared form.

@@ -6,7 +6,7 @@ every key by itself, then what the keys say together.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
 
@@ -17,8 +17,19 @@ from twins_nas.errors import ConfigError, Fault, did_you_mean
 from twins_nas.schema import Model
 from twins_nas.space import SearchSpace
 from twins_nas.space_schema import Space
-from twins_nas.space_yaml import arch_keys, space_keys, to_arch, to_space
-from twins_nas.yaml_nodes import Document, read, write
+from twins_nas.space_yaml import dump_arch, dump_space, to_arch, to_space
+from twins_nas.yaml_nodes import Document, printable, read
+
+__all__ = [
+    "collect",
+    "dump_arch",
+    "dump_space",
+    "find",
+    "load_arch",
+    "load_document",
+    "load_space",
+    "shipped_files",
+]
 
 Kind = Literal["space", "search", "experiments"]
 AnyModel = TypeVar("AnyModel", bound=Model)
@@ -39,13 +50,14 @@ def find(kind: Kind, name: str) -> Path:
         if Path(name).is_file():
             return Path(name)
     except (OSError, ValueError):
-        pass
+        pass  # no path at all: too long, or with a letter that no path has
     shipped = shipped_files(kind)
     short = name.removeprefix(f"{kind}/").removesuffix(".yaml")
     if short in shipped:
         return shipped[short]
-    problem = f"no such file, and none of this name is shipped{did_you_mean(short, shipped)}"
-    raise ConfigError([Fault(name, 0, "", problem, ", ".join(shipped))])
+    hint = did_you_mean(short, shipped) or did_you_mean(short.rsplit("/", 1)[-1], shipped)
+    said = f"no such file, and none of this name is shipped{hint}"
+    raise ConfigError([Fault(printable(name), 0, "", said, ", ".join(shipped))])
 
 
 def shipped_files(kind: Kind) -> dict[str, Path]:
@@ -76,23 +88,15 @@ def load_arch(path: str | Path) -> tuple[ArchConfig, Grid]:
     return to_arch(document, _validate(document, Space))
 
 
-def dump_space(space: SearchSpace) -> str:
-    """The YAML text that `load_space` reads as an equal space."""
-    return write(space_keys(space))
-
-
-def dump_arch(arch: ArchConfig, input_size: Grid) -> str:
-    """The YAML text that `load_arch` reads as this architecture."""
-    return write(arch_keys(arch, input_size))
-
-
-def load_document(path: str | Path, model: type[AnyModel]) -> AnyModel:
-    """The model of a YAML file.
+def load_document(
+    path: str | Path, model: type[AnyModel], overrides: Mapping[str, Any] | None = None
+) -> AnyModel:
+    """The model of a YAML file; `overrides` are what a command changes in it, by dotted key.
 
     Raises:
-        ConfigError: all faults of the file.
+        ConfigError: all faults of the file and of the overrides.
     """
-    return _validate(read(path), model)
+    return _validate(read(path).changed(overrides or {}), model)
 
 
 def _validate(document: Document, model: type[AnyModel]) -> AnyModel:
@@ -105,7 +109,7 @@ def _validate(document: Document, model: type[AnyModel]) -> AnyModel:
             said = item.get("ctx", {})
             text = said.get("problem", "the file is not a mapping of keys to values")
             faults.append(document.fault(place, text, said.get("allowed", "")))
-        raise ConfigError(faults) from None
+        raise ConfigError(sorted(faults, key=lambda fault: fault.line)) from None
 
 
 @overload

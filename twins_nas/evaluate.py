@@ -56,7 +56,7 @@ def evaluate(
     was_training = model.training
     model.eval()
     correct, loss = 0, 0.0
-    for indices in torch.arange(len(images)).split(batch_size):
+    for indices in torch.split(torch.arange(len(images)), batch_size):
         pixels, labels = images.batch(indices)
         labels = labels.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):

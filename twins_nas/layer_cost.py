@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Cost:
-    """Parameters and MACs; `attention_macs` is the part of `macs` spent in q @ k and attention @ v."""
+    """Parameters and MACs; `attention_macs` is the part of `macs` in q @ k and attention @ v."""
 
     params: int = 0
     macs: int = 0

@@ -1,17 +1,48 @@
-"""The way of one search: images, supernet, search, test images, report. Each step is durable and can be resumed."""
+"""The way of one search: images, supernet, search, test images, report.
+
+Each step is durable when it is done, so a run that was stopped goes on where it was.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import torch
 
+from twins_nas.arch import ArchConfig
+from twins_nas.cost import cost
+from twins_nas.data import ImageData, load
+from twins_nas.errors import UserError
+from twins_nas.evaluate import Evaluation, evaluate
+from twins_nas.layer_cost import Cost
+from twins_nas.model.backbone import Backbone, initialise
+from twins_nas.progress import Line, phase
+from twins_nas.provenance import command, git_commit, machine
 from twins_nas.recipes import SearchRecipe
-from twins_nas.report.rows import FrontRow
+from twins_nas.report.files import write_archs, write_front_csv, write_scored_csv
+from twins_nas.report.page import write_front_page
+from twins_nas.report.plots import write_front_png
+from twins_nas.report.rows import About, FrontRow, arch_params, on_front, row_metrics
+from twins_nas.report.table import plain_table, print_front
 from twins_nas.runs import RunFolder, Settings
 from twins_nas.space import SearchSpace
-from twins_nas.tracking import Tracker
+from twins_nas.space_yaml import dump_arch
+from twins_nas.tracking import Run, Tracker
+from twins_nas.training.checkpoint import load_weights, save_weights
+from twins_nas.training.loop import Progress, Trainer
+from twins_nas.tuning.pareto import front
+from twins_nas.tuning.results import Scored
+from twins_nas.tuning.runner import LocalPool, run_search
+from twins_nas.tuning.spec import Budget, StudySpec
+from twins_nas.tuning.study import Search, SearchStudy
+
+EXPERIMENT = "search"
 
 
 @dataclass
@@ -28,21 +59,198 @@ class Pipeline:
     settings: Settings
 
     def run(self) -> list[FrontRow]:
-        """Does what is not done yet, and gives the front with the named points."""
-        torch.set_num_threads(self.threads)
-        data = self.data
-        tracker = Tracker("search")
-        params = {
-            "recipe": self.recipe.model_dump(),
-            "space": self.space_summary,
-            "data": data.name,
-        }
+        """Does what is not done yet; gives the front, and the named networks beside it."""
+        tracker = Tracker(EXPERIMENT)
         name = self.folder.path.name
-        with tracker.start(name, params, run_id=self.settings.mlflow_run) as run:
+        with tracker.start(name, self.params, run_id=self.settings.mlflow_run) as run:
             self.folder.write_settings(dataclasses.replace(self.settings, mlflow_run=run.id))
-            model = self.train(run)
+            model = self.supernet(run)
             scored = self.search(model, run)
             rows = self.front(model, scored)
             self.report(rows, scored, run)
-        print(f"Look at it: {tracker.store.look}")
+        print(f"\nThe run: {self.folder.path}\nMLflow:  {tracker.store.look}", flush=True)
         return rows
+
+    @cached_property
+    def data(self) -> ImageData:
+        """The images, their test part unread."""
+        if self.space.input_size[0] != self.space.input_size[1]:
+            raise UserError(
+                f"{self.space.name}: a search takes square images; give one input_size."
+            )
+        return load(
+            self.recipe.data.name,
+            root=Path(self.settings.data_root) if self.settings.data_root else None,
+            input_size=self.space.input_size[0],
+            download=self.settings.download,
+            val_images=self.recipe.data.val_images,
+            seed=self.recipe.seed,
+        )
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where it trains and scores."""
+        wanted = self.settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(wanted)
+            torch.zeros(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"--device {wanted} cannot be used here ({reason}).") from error
+        return device
+
+    def cost_of(self, arch: ArchConfig) -> Cost:
+        """Parameters and MACs with this data set's channels and classes."""
+        return cost(arch, self.space.input_size, self.data.in_chans, self.data.num_classes)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """What MLflow shows of the run."""
+        space = {
+            "name": self.space.name,
+            "fingerprint": self.space.fingerprint,
+            "input_size": self.space.input_size,
+            "members": f"{self.space.size():.3g}",
+            "choices": len(self.space.choices),
+            "base": self.space.base,
+        }
+        return {"recipe": self.recipe.model_dump(), "space": space, "device": str(self.device)}
+
+    def supernet(self, run: Run) -> Backbone:
+        """The trained supernet: read from the run's folder, or trained (on) and written there."""
+        recipe, data = self.recipe.supernet, self.data
+        model = Backbone(self.space, data.in_chans, data.num_classes, recipe.drop_path)
+        initialise(model, self.recipe.seed)
+        model.to(self.device)
+        torch.manual_seed(self.recipe.seed)
+        trainer = Trainer(model, data, recipe, self.recipe.seed, self.folder.checkpoint)
+        for step, metrics in trainer.history:
+            run.log(_curves(metrics), step)
+        if self.folder.weights.exists():
+            weights, metadata = load_weights(self.folder.weights)
+            if metadata.get("identity") != trainer.identity:
+                raise UserError(f"{self.folder.weights} belongs to another training; remove it.")
+            model.load_state_dict(weights)
+            return model
+        with phase("supernet training", trainer.steps, "step", done=trainer.step) as line:
+            trainer.on_progress = _Follow(run, line, trainer.step)
+            trainer.run()
+        save_weights(self.folder.weights, model, {"identity": trainer.identity})
+        return model
+
+    def search(self, model: Backbone, run: Run) -> list[Scored]:
+        """The scored architectures of all search seeds; each is in its journal before it is told."""
+        recipe, data = self.recipe, self.data
+        budget = Budget(recipe.budget.max_macs, recipe.budget.max_params)
+        spec = StudySpec(
+            recipe.trials, recipe.objectives, recipe.sampler.name, recipe.sampler.population, budget
+        )
+        search = Search(self.space, spec, self.cost_of, f"{data.name}/{len(data.val)}")
+        seeds = range(recipe.seed, recipe.seed + recipe.seeds)
+
+        def evaluator(arch: ArchConfig) -> Evaluation:
+            return evaluate(model, data.val, data.mean, data.std, arch)
+
+        rows: list[Scored] = []
+        for seed in seeds:
+            study = SearchStudy(self.folder.studies, search, seed)
+            run.log_scored(study.scored)
+            with phase(f"search, seed {seed}", recipe.trials, "trial", len(study.scored)) as line:
+
+                def told(row: Scored) -> None:
+                    run.log_scored([row])
+                    line.advance(1, note=f"top-1 {row.top1:.2f} %")
+
+                run_search(study, LocalPool(lambda: evaluator), told)
+            rows += study.scored
+            study.close()
+        return rows
+
+    def front(self, model: Backbone, scored: Sequence[Scored]) -> list[FrontRow]:
+        """The validation front and the named networks, on the test images: their only reading."""
+        found = front(scored, self.recipe.objectives)
+        named = {row.key: row for row in scored if row.name}
+        chosen = {row.key: row for row in [*found, *named.values()]}
+        seeds: dict[str, set[int]] = {}
+        for row in scored:
+            seeds.setdefault(row.key, set()).add(row.seed)
+        test, rows = self.data.test(), []
+        with phase("test images", len(chosen), "network") as line:
+            for key, row in chosen.items():
+                score = evaluate(model, test, self.data.mean, self.data.std, row.arch)
+                name = named[key].name if key in named else ""
+                rows.append(
+                    FrontRow(
+                        arch=row.arch,
+                        macs=row.macs,
+                        params=row.params,
+                        val_top1=row.top1,
+                        n_val=row.n,
+                        test_top1=score.top1,
+                        n_test=score.n,
+                        name=name,
+                        seeds=tuple(sorted(seeds[key])),
+                    )
+                )
+                line.advance(1)
+        held = on_front([(row.macs, row.test_top1 or 0.0) for row in rows])
+        return [
+            dataclasses.replace(row, on_test_front=on) for row, on in zip(rows, held, strict=True)
+        ]
+
+    def report(self, rows: Sequence[FrontRow], scored: Sequence[Scored], run: Run) -> None:
+        """The table on the console, and the files in the run's folder and in MLflow."""
+        folder, title = self.folder.path, f"{self.space.name} on {self.data.name}"
+        about = About(
+            title=title,
+            command=command(),
+            data=self.data.name,
+            n_train=len(self.data.train),
+            seeds=tuple(sorted({row.seed for row in scored})),
+            commit=git_commit(),
+            machine=machine(),
+            date=datetime.now().astimezone(),
+        )
+        size = self.space.input_size
+        write_front_csv(folder / "front.csv", rows, self.space.key)
+        write_scored_csv(folder / "scored.csv", scored, self.space.key)
+        write_front_png(folder / "front.png", rows, scored, title)
+        write_front_page(folder / "front.html", rows, scored, about)
+        write_archs(folder / "archs", rows, lambda arch: dump_arch(arch, size))
+        for name in ("front.csv", "scored.csv", "front.png", "front.html", "archs"):
+            run.artifact(folder / name, "archs" if name == "archs" else "")
+        for file in (self.folder.space_file, self.folder.recipe_file, self.folder.weights):
+            run.artifact(file)
+        for number, row in enumerate(rows):
+            name = row.name or f"front {number:02d}"
+            run.child(
+                name,
+                arch_params(row.arch),
+                row_metrics(row),
+                {"on_test_front": str(row.on_test_front)},
+            )
+        run.describe(f"```\n{plain_table(rows)}\n```")
+        print()
+        print_front(rows)
+
+
+@dataclass
+class _Follow:
+    """Passes a training's progress on to the line and to MLflow."""
+
+    run: Run
+    line: Line
+    step: int
+
+    def __call__(self, progress: Progress) -> None:
+        note = f"loss {progress.metrics['loss']:.3f}"
+        if "largest_val_top1" in progress.metrics:
+            note += f", val top-1 {progress.metrics['smallest_val_top1']:.1f}"
+            note += f" (smallest) {progress.metrics['largest_val_top1']:.1f} % (largest)"
+        self.line.advance(progress.step - self.step, note=note)
+        self.step = progress.step
+        self.run.log(_curves(progress.metrics), progress.step)
+
+
+def _curves(metrics: dict[str, float]) -> dict[str, float]:
+    return {f"supernet/{name}": value for name, value in metrics.items()}

@@ -2,36 +2,192 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from twins_nas.config import load_document
 from twins_nas.schema import Model, number, problem, problem_at, whole
+from twins_nas.yaml_nodes import write
 
-BILLIONS = 10**15
+MOST = 10**15
+MOST_SEED = 2**32 - 1
 QUALITIES = ("top1", "loss")
 COSTS = ("macs", "params")
 
 Objective = Literal["top1", "loss", "macs", "params"]
+Switch = Annotated[bool, Field(strict=True)]
 
 
-class Sampler(Model):
-    """Who proposes the networks."""
+def _not_empty(text: str) -> str:
+    if not text:
+        raise problem("is empty")
+    return text
 
-    name: Annotated[
-        Literal["nsga2", "random", "tpe"], Field(description="evolution, uniform draws, or TPE")
-    ] = "nsga2"
-    population: Annotated[
-        int | None, Field(description="networks of a generation of nsga2, which alone has any; 20")
-    ] = None
 
-    @field_validator("population", mode="before")
+class SamplerRecipe(Model):
+    """What proposes the networks of a search."""
+
+    name: Literal["nsga2", "random", "tpe"] = Field(
+        default="nsga2",
+        description="evolution (nsga2), uniform draws (random), or a model of densities (tpe)",
+    )
+    population: Annotated[int, whole(4, 1000)] = Field(
+        default=20, description="networks of a generation; of nsga2 alone"
+    )
+
+    @model_validator(mode="after")
+    def _population_is_nsga2s(self) -> Self:
+        if self.name != "nsga2" and "population" in self.model_fields_set:
+            said = f"the sampler {self.name} has no population, only nsga2 has"
+            raise problem_at(("population",), self.population, said)
+        return self
+
+
+class BudgetRecipe(Model):
+    """Bounds of every network of the front; absent: none."""
+
+    max_macs: Annotated[int | None, whole(1, MOST)] = Field(
+        default=None, validate_default=False, description="multiply-adds of one image"
+    )
+    max_params: Annotated[int | None, whole(1, MOST)] = Field(
+        default=None, validate_default=False, description="parameters, classifier included"
+    )
+
+
+class DataRecipe(Model):
+    """The images."""
+
+    name: Annotated[str, AfterValidator(_not_empty)] = Field(
+        default="fashion-mnist-mini", description="a data set that `twins_nas.data` knows"
+    )
+    val_images: Annotated[int, whole(1, 10_000_000)] = Field(
+        default=2000, description="training images held out to score the networks of the search"
+    )
+
+
+class SupernetRecipe(Model):
+    """The training of the weight-sharing network: AdamW, cosine schedule, sandwich rule."""
+
+    epochs: Annotated[int, whole()] = Field(
+        default=60, description="passes over the training images"
+    )
+    batch_size: Annotated[int, whole(1, 65_536)] = Field(
+        default=128, description="images of a batch"
+    )
+    accumulate: Annotated[int, whole(1, 1024)] = Field(
+        default=1, description="batches whose gradients are summed for one step"
+    )
+    lr: Annotated[float, number(above=0, most=10)] = Field(
+        default=1e-3, description="learning rate at the end of the warm-up"
+    )
+    weight_decay: Annotated[float, number(0, 1)] = Field(
+        default=0.05, description="of weights; norms, biases and position tables have none"
+    )
+    warmup: Annotated[float, number(0, below=1)] = Field(
+        default=0.05, description="part of all steps over which the learning rate grows from 0"
+    )
+    clip_norm: Annotated[float, number(above=0)] = Field(
+        default=1.0, description="largest norm of the gradient of a step"
+    )
+    random_subnets: Annotated[int, whole(0, 64)] = Field(
+        default=2, description="networks drawn for a step, besides the largest and the smallest"
+    )
+    distill: Literal["kl", "none"] = Field(
+        default="kl", description="what the others learn from the largest network of their step"
+    )
+    distill_weight: Annotated[float, number(above=0, most=1)] = Field(
+        default=1.0,
+        description="part of the others' loss that the largest gives; the labels give the rest",
+    )
+    label_smoothing: Annotated[float, number(0, below=1)] = Field(
+        default=0.1, description="probability taken from the true class and spread over all"
+    )
+    flip: Switch = Field(default=True, description="mirrors half of the training images")
+    crop_padding: Annotated[int, whole(0, 64)] = Field(
+        default=2, description="pixels of padding from which a random crop is taken; 0: no crop"
+    )
+    drop_path: Annotated[float, number(0, below=1)] = Field(
+        default=0.0, description="probability that the last block of the largest network is skipped"
+    )
+    checkpoint_seconds: Annotated[int, whole(1, 86_400)] = Field(
+        default=60, description="time between two checkpoints"
+    )
+
+    @model_validator(mode="after")
+    def _weight_of_a_teacher(self) -> Self:
+        if self.distill == "none" and "distill_weight" in self.model_fields_set:
+            said = "weighs the distillation, which `distill: none` switches off"
+            raise problem_at(("distill_weight",), self.distill_weight, said)
+        return self
+
+
+class SearchRecipe(Model):
+    """One search: supernet training, then trials on it; a file of `search/`."""
+
+    objectives: tuple[Objective, ...] = Field(
+        default=("top1", "macs"),
+        description="what the front trades: top1 up, loss, macs and params down",
+    )
+    trials: Annotated[int, whole(3, 1_000_000)] = Field(
+        default=500, description="networks that one search evaluates"
+    )
+    sampler: SamplerRecipe = Field(
+        default=SamplerRecipe(), description="what proposes the networks"
+    )
+    seeds: Annotated[int, whole(1, 1000)] = Field(
+        default=1,
+        description="repetitions of the search on the same supernet, each with its own seed",
+    )
+    seed: Annotated[int, whole(0, MOST_SEED)] = Field(default=0, description="the first seed")
+    evaluators: Annotated[int | Literal["auto"], whole(1, 1024, word="auto")] = Field(
+        default="auto", description="processes that score networks; auto: what the machine holds"
+    )
+    budget: BudgetRecipe = Field(
+        default=BudgetRecipe(), description="bounds of every proposed network"
+    )
+    data: DataRecipe = Field(default=DataRecipe(), description="the images")
+    supernet: SupernetRecipe = Field(
+        default=SupernetRecipe(), description="the supernet's training"
+    )
+
+    @field_validator("objectives")
     @classmethod
-    def _of_nsga2(cls, value: object, info: ValidationInfo) -> object:
-        if info.data.get("name", "nsga2") == "nsga2":
-            return _population(20 if value is None else value)
-        if value is not None:
-            raise problem(f"the sampler {info.data['name']} has no population, only nsga2 has")
-        return None
+    def _trade(cls, words: tuple[Objective, ...]) -> tuple[Objective, ...]:
+        twice = [word for at, word in enumerate(words) if word in words[:at]]
+        if twice:
+            raise problem(f"{twice[0]!r} is given twice")
+        for kind, several in (("quality", QUALITIES), ("cost", COSTS)):
+            if not set(words) & set(several):
+                raise problem(f"no {kind} is among them", f"at least one of {', '.join(several)}")
+        return words
+
+    @field_validator("sampler")
+    @classmethod
+    def _a_generation_fits(cls, sampler: SamplerRecipe, info: ValidationInfo) -> SamplerRecipe:
+        trials = info.data.get("trials", sampler.population)
+        if sampler.name == "nsga2" and sampler.population > trials:
+            said = f"a generation of {sampler.population} is over the {trials} trials"
+            allowed = f"4 to {trials}" if trials >= 4 else "a sampler other than nsga2"
+            raise problem_at(("population",), sampler.population, said, allowed)
+        return sampler
+
+    def dump(self) -> str:
+        """The YAML text that `load_recipe` reads as this recipe, its defaults written out."""
+        values = self.model_dump(mode="json", exclude_none=True)
+        if self.sampler.name != "nsga2":
+            del values["sampler"]["population"]
+        if self.supernet.distill == "none":
+            del values["supernet"]["distill_weight"]
+        return write({name: value for name, value in values.items() if value != {}})
+
+
+def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> SearchRecipe:
+    """The recipe of a YAML file of `search/`; `overrides` are a command's, by dotted key.
+
+    Raises:
+        ConfigError: all faults of the file and of the overrides.
+    """
+    return load_document(path, SearchRecipe, overrides)

@@ -45,7 +45,8 @@ class RunFolder:
         folder = cls(root / name)
         if folder.settings_file.exists():
             raise UserError(
-                f"{folder.path} holds a run already: go on with it by --resume {name}, or give another --name."
+                f"{folder.path} holds a run already: go on with it by --resume {name}, or give"
+                " another --name."
             )
         with told(folder.path):
             folder.path.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ _KINDS = {
     "bool_type": "true or false",
     "string_type": "a word",
     "list_type": "a list",
-    "model_type": "a mapping of keys to values",
+    "tuple_type": "a list",
 }
 
 
@@ -64,8 +64,11 @@ def _plain(error: Mapping[str, Any], model: type[BaseModel]) -> InitErrorDetails
     elif kind == "literal_error":
         words = re.findall(r"'([^']*)'", error["ctx"]["expected"])
         said = unknown_word(value, words)
+    elif kind == "model_type":
+        allowed = "" if place else ", ".join(model.model_fields)
+        said = problem(f"{shown(value)} is not a mapping of keys to values", allowed)
     else:
-        said = problem(f"{shown(value)} is not {_KINDS[kind]}")
+        said = problem(f"{shown(value)} is not {_KINDS.get(kind, 'legal here')}")
     return InitErrorDetails(type=said, loc=place, input=value)
 
 

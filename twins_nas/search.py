@@ -30,7 +30,7 @@ Spinning ones made a step 10 to 15 times slower beside one busy process (docs/LO
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked command: nothing in it can be wrong any more without a disk or a machine failing."""
+    """A checked command: from here on only a disk or a machine can fail."""
 
     folder: RunFolder
     space: SearchSpace
@@ -65,7 +65,8 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--data",
         metavar="NAME",
-        help="fashion-mnist-mini (embedded, default), fashion-mnist, mnist, cifar10, cifar100, imagefolder:PATH",
+        help="fashion-mnist-mini (embedded, default), fashion-mnist, mnist, cifar10, cifar100,"
+        " imagefolder:PATH",
     )
     add("--data-root", metavar="DIR", help="where the files of --data lie")
     add("--download", action="store_true", help="allow --data to be downloaded into --data-root")
@@ -116,7 +117,8 @@ def plan(args: argparse.Namespace) -> Plan:
     if args.resume:
         if args.space or overrides(args):
             raise UserError(
-                "--resume goes on with what the run was asked for; give no --space or other change with it."
+                "--resume goes on with what the run was asked for; give no --space or other change"
+                " with it."
             )
         folder, space, recipe, settings = RunFolder.open(args.out, args.resume)
         return Plan(folder, space, recipe, replace(settings, local=args.local or settings.local))
@@ -146,7 +148,8 @@ def check_budget(space: SearchSpace, recipe: SearchRecipe) -> None:
         limit = getattr(recipe.budget, f"max_{name}")
         if limit is not None and limit < value:
             raise UserError(
-                f"max_{name} {limit:,} is below the smallest member of {space.name}, which has {value:,}; give at least that."
+                f"max_{name} {limit:,} is below the smallest member of {space.name}, which has"
+                f" {value:,}; give at least that."
             )
 
 

@@ -76,6 +76,7 @@ def seed(name: str) -> ArchConfig:
     """
     if name not in SEEDS:
         raise UserError(
-            f"no architecture is called {name!r}{did_you_mean(name, SEEDS)} (there are: {', '.join(SEEDS)})"
+            f"no architecture is called {name!r}{did_you_mean(name, SEEDS)}"
+            f" (there are: {', '.join(SEEDS)})"
         )
     return SEEDS[name]()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import product
@@ -103,35 +103,7 @@ class SearchSpace:
 
     def faults(self) -> list[str]:
         """Why some member could not be built, each as `key: problem`; empty where every one can."""
-        found = []
-        size = f"{self.input_size[0]}x{self.input_size[1]}"
-        for patch in self.arch["patch_size"]:
-            side = min(self.input_size) // patch
-            for index, stage in enumerate(self.stages):
-                grid = side >> index
-                if grid < 1:
-                    found.append(
-                        f"patch_size: {patch} leaves no token in stage {index} of a {size} input"
-                    )
-                    break
-                over = {value for values in stage["sr_ratio"] for value in values if value > grid}
-                if over and any("G" in mixer for mixer in stage["mixer"][0]):
-                    found.append(
-                        f"stages.{index}.sr_ratio: {max(over)} is over the {grid}x{grid} grid of the stage"
-                    )
-            for index, stage in enumerate(self.stages):
-                for dim, head in product(stage["embed_dim"][0], stage["head_dim"][0]):
-                    if dim % head:
-                        found.append(
-                            f"stages.{index}.embed_dim: {dim} is not a multiple of head_dim {head}"
-                        )
-                thinnest = min(value for values in stage["mlp_ratio"] for value in values)
-                narrowest = min(stage["embed_dim"][0])
-                if int(thinnest * narrowest) < 1:
-                    found.append(
-                        f"stages.{index}.mlp_ratio: {thinnest:g} leaves no hidden unit at embed_dim {narrowest}"
-                    )
-        return list(dict.fromkeys(found))
+        return space_faults(self.input_size, self.arch, self.stages)
 
     @cached_property
     def choices(self) -> tuple[Choice, ...]:
@@ -180,7 +152,7 @@ class SearchSpace:
         return ArchConfig(tuple(stages), **{name: values[name] for name in ARCH_FIELDS})
 
     def encode(self, arch: ArchConfig) -> Encoding:
-        """The encoding of a member; what the network does not use gets the base's or else the first value.
+        """The encoding of a member; what the network does not use gets the first value.
 
         Raises:
             ValueError: the network is not a member.
@@ -291,6 +263,41 @@ class SearchSpace:
             counts = {fit: counts[fit] * sizes[fit] for fit in fits}
             shared *= sum(sizes.values()) - _count([box for fit in fits for box in boxes[fit]])
         return sum(counts.values()) - (shared if len(fits) > 1 else 0)
+
+
+def space_faults(
+    input_size: Grid,
+    arch: Mapping[str, Values],
+    stages: Sequence[Mapping[str, tuple[Values, ...]]],
+) -> list[str]:
+    """Why some member of a space with these values could not be built, each as `key: problem`."""
+    found = []
+    size = f"{input_size[0]}x{input_size[1]}"
+    for patch in arch["patch_size"]:
+        side = min(input_size) // patch
+        for index, stage in enumerate(stages):
+            grid = side >> index
+            if grid < 1:
+                found.append(
+                    f"patch_size: {patch} leaves no token in stage {index} of a {size} input"
+                )
+                break
+            over = {value for values in stage["sr_ratio"] for value in values if value > grid}
+            if over and any("G" in mixer for mixer in stage["mixer"][0]):
+                said = f"{max(over)} is over the {grid}x{grid} grid of the stage"
+                found.append(f"stages.{index}.sr_ratio: {said}")
+        for index, stage in enumerate(stages):
+            for dim, head in product(stage["embed_dim"][0], stage["head_dim"][0]):
+                if dim % head:
+                    found.append(
+                        f"stages.{index}.embed_dim: {dim} is not a multiple of head_dim {head}"
+                    )
+            thinnest = min(value for values in stage["mlp_ratio"] for value in values)
+            narrowest = min(stage["embed_dim"][0])
+            if int(thinnest * narrowest) < 1:
+                said = f"{thinnest:g} leaves no hidden unit at embed_dim {narrowest}"
+                found.append(f"stages.{index}.mlp_ratio: {said}")
+    return list(dict.fromkeys(found))
 
 
 def _other(choice: Choice, value: Any, rng: random.Random) -> Any:

@@ -1,4 +1,4 @@
-"""Where MLflow writes, and whether it can: address, quick probe, lock; without its import."""
+"""Where MLflow writes, whether it can, and the words that it takes; without importing it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -21,6 +21,7 @@ from twins_nas.errors import UserError
 
 SQLITE, DATABASE, ARTIFACTS = "sqlite:///", "mlflow.db", "mlartifacts"
 PROBE_SECONDS, LOCK_SECONDS = 3.0, 60.0
+LONGEST_VALUE, LONGEST_KEY = 6000, 250
 OTHERWISE = f"or set MLFLOW_TRACKING_URI to another store, such as {SQLITE}/path/to/{DATABASE}."
 
 
@@ -111,6 +112,39 @@ class Store:
 def without_password(text: str) -> str:
     """The text, with `user:password@` left out of its addresses."""
     return re.sub(r"//[^@/\s]*@", "//", text)
+
+
+def reason_of(error: BaseException) -> str:
+    """The first line of an error's text, without its last dot, or the name of its type."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return without_password(lines[0])[:300].rstrip(".")
+
+
+def flatten(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Nested mappings as one of dotted keys; sequences become texts like `2, 4`."""
+    flat: dict[str, object] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        elif isinstance(value, list | tuple):
+            flat[prefix + name] = ", ".join(map(str, value))
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def cut(value: object) -> str:
+    """The text of a value; one that is over MLflow's 6,000 characters is cut and says so."""
+    text = str(value)
+    if len(text) <= LONGEST_VALUE:
+        return text
+    note = f" ... (cut from {len(text)} characters)"
+    return text[: LONGEST_VALUE - len(note)] + note
+
+
+def clean_key(key: str) -> str:
+    """A name that MLflow takes: letters, digits and `_-. :/`, at most 250 characters."""
+    return re.sub(r"[^\w\-. :/]", "_", key)[:LONGEST_KEY]
 
 
 def _quoted(path: Path) -> str:

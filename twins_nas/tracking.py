@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import re
 import sys
 import time
 import warnings
@@ -24,7 +23,7 @@ from typing import Any, NamedTuple, Protocol, Self
 
 from twins_nas.errors import UserError
 from twins_nas.provenance import NO_COMMIT, command, git_commit, machine
-from twins_nas.store import Store, without_password
+from twins_nas.store import Store, clean_key, cut, flatten, reason_of
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -36,8 +35,8 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
 }
 CHUNK, PARAM_CHUNK = 1000, 100
-LONGEST_VALUE, LONGEST_KEY = 6000, 250
 FLUSH_SECONDS, FIRST_WAIT, LAST_WAIT = 5.0, 10.0, 300.0
+KIND = {"mlflow.experimentKind": "custom_model_development"}
 PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"
 
 Warn = Callable[[str], None]
@@ -155,7 +154,8 @@ class Tracker:
             self.client.restore_experiment(found.experiment_id)
         if found:
             return str(found.experiment_id)
-        return str(self.client.create_experiment(name, artifact_location=self.store.artifacts))
+        artifacts = self.store.artifacts
+        return str(self.client.create_experiment(name, artifact_location=artifacts, tags=KIND))
 
     def _resume(self, run_id: str) -> Run | None:
         from mlflow.exceptions import MlflowException
@@ -393,39 +393,6 @@ class Run:
             )
             for run in found
         }
-
-
-def flatten(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    """Nested mappings as one of dotted keys; sequences become texts like `2, 4`."""
-    flat: dict[str, object] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}.")
-        elif isinstance(value, list | tuple):
-            flat[prefix + name] = ", ".join(map(str, value))
-        else:
-            flat[prefix + name] = value
-    return flat
-
-
-def cut(value: object) -> str:
-    """The text of a value; one that is over MLflow's 6,000 characters is cut and says so."""
-    text = str(value)
-    if len(text) <= LONGEST_VALUE:
-        return text
-    note = f" ... (cut from {len(text)} characters)"
-    return text[: LONGEST_VALUE - len(note)] + note
-
-
-def clean_key(key: str) -> str:
-    """A name that MLflow takes: letters, digits and `_-. :/`, at most 250 characters."""
-    return re.sub(r"[^\w\-. :/]", "_", key)[:LONGEST_KEY]
-
-
-def reason_of(error: BaseException) -> str:
-    """The first line of an error's text, without its last dot, or the name of its type."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return without_password(lines[0])[:300].rstrip(".")
 
 
 def _client(uri: str) -> Any:

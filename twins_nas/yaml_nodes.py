@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +19,8 @@ Place = tuple[str | int, ...]
 
 MOST_BYTES = 1_000_000
 MOST_VALUES = 100_000
+MOST_DIGITS = 1000
+MOST_EXACT = 15
 LONGEST = 60
 _TAG = "tag:yaml.org,2002:"
 _PLAIN = {
@@ -89,22 +91,37 @@ class Document:
     file: str
     value: Any
     lines: Mapping[Place, int]
+    overridden: frozenset[Place] = frozenset()
 
-    def has(self, place: Place) -> bool:
-        """Whether the file writes this key."""
-        return place in self.lines
+    def changed(self, overrides: Mapping[str, Any]) -> Document:
+        """The document with other values at dotted keys, whose faults are the command line's."""
+        value = self.value
+        places = [tuple(key.split(".")) for key in overrides]
+        for place, new in zip(places, overrides.values(), strict=True):
+            value = _with(value, place, new)
+        return replace(self, value=value, overridden=self.overridden | frozenset(places))
 
     def fault(self, place: Place, problem: str, allowed: str = "") -> Fault:
         """A fault of a key; where the file lacks it, with the line of what holds it."""
+        if place in self.overridden:
+            return Fault("the command line", 0, dotted(place), problem, allowed)
         above = [place[:end] for end in range(len(place), 0, -1)]
         line = next((self.lines[item] for item in above if item in self.lines), 0)
         return Fault(self.file, line, dotted(place), problem, allowed)
 
 
+def _with(value: Any, place: tuple[str, ...], new: Any) -> Any:
+    """The mapping with a new value at a place; whatever is no mapping stays as it is."""
+    if not place:
+        return new
+    if not isinstance(value, dict):
+        return value
+    return {**value, place[0]: _with(value.get(place[0], {}), place[1:], new)}
+
+
 def dotted(place: Place) -> str:
-    """`stages.0.depth`; letters that cannot be printed are escaped."""
-    parts = (str(part) for part in place)
-    return ".".join(_short(part if part.isprintable() else ascii(part)) for part in parts)
+    """`stages.0.depth`."""
+    return ".".join(_short(str(part)) for part in place)
 
 
 def shown(value: Any) -> str:
@@ -117,6 +134,8 @@ def shown(value: Any) -> str:
         return "an empty value"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, float) and value.is_integer() and abs(value) < 10**MOST_EXACT:
+        value = int(value)
     return _short(f"{value:g}" if isinstance(value, float) else repr(value))
 
 
@@ -136,8 +155,7 @@ def read(path: str | Path) -> Document:
     Raises:
         ConfigError: an unreadable file, text that is not YAML, or all faults of its keys.
     """
-    file = str(path)
-    text = _text(file)
+    text, file = _text(path), printable(str(path))
     try:
         root = _tree(file, text)
         if root is None:
@@ -151,9 +169,15 @@ def read(path: str | Path) -> Document:
     return Document(file, value, builder.lines)
 
 
-def _text(file: str) -> str:
+def printable(name: str) -> str:
+    """The name of a file as a message has it."""
+    return name if name and name.isprintable() else repr(name)
+
+
+def _text(path: str | Path) -> str:
+    file = printable(str(path))
     try:
-        with Path(file).open("rb") as stream:
+        with Path(path).open("rb") as stream:
             data = stream.read(MOST_BYTES + 1)
     except FileNotFoundError:
         problem = "there is no such file"
@@ -249,6 +273,8 @@ class _Builder:
                 continue
             if not isinstance(key, yaml.ScalarNode):
                 self._fault(key, place, "a key is a list or a mapping, a word is needed")
+            elif not key.value.isprintable():
+                self._fault(key, place, "a key holds a letter that cannot be printed")
             elif key.value in first:
                 problem = f"given twice (first in line {first[key.value]})"
                 self._fault(key, (*place, key.value), problem)
@@ -272,6 +298,8 @@ class _Builder:
     def _scalar(self, node: yaml.ScalarNode, place: Place) -> Any:
         text, kind = node.value, node.tag.removeprefix(_TAG)
         if kind in ("str", "merge"):
+            if any("\ud800" <= letter <= "\udfff" for letter in text):
+                return self._fault(node, place, "holds an escape that names no letter")
             return text
         if kind not in _PLAIN:
             return self._tag(node, place)
@@ -284,6 +312,6 @@ class _Builder:
         digits = text.replace("_", "")
         if kind == "float":
             return float(digits.lower().replace(".inf", "inf").replace(".nan", "nan"))
-        if len(digits) > LONGEST:
+        if len(digits) > MOST_DIGITS:
             return self._fault(node, place, f"a number of {len(digits)} digits is too large")
         return int(digits)

@@ -138,7 +138,7 @@ def resize(table: Tensor, reach: Grid) -> Tensor:
 
 
 def _offsets(side: int, ratio: int) -> Tensor:
-    """Index [side, side // ratio] of the floor of (query - key centre) along one axis of a table of 2 side - 1."""
+    """Index [side, side // ratio] of floor(query - key centre) in an axis of 2 side - 1 offsets."""
     query = torch.arange(side)[:, None]
     key = torch.arange(side // ratio)[None, :] * ratio + ratio // 2
     return query - key + side - 1

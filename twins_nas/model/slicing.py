@@ -59,7 +59,8 @@ class ElasticLinear(Elastic):
         Of the output groups [first, last).
         """
         last = self.out_groups if last is None else last
-        weight, bias = self.weight, self.bias
+        weight: Tensor = self.weight
+        bias: Tensor | None = self.bias
         if (in_dim, out_dim) != (self.in_dim, self.out_dim):
             parts = weight.view(self.out_groups, self.out_dim, self.in_groups, self.in_dim)
             parts = parts[first:last, :out_dim, :, :in_dim]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from twins_nas.arch import ArchConfig
-from twins_nas.errors import UserError
+from twins_nas.files import write_text
 from twins_nas.report.rows import FrontRow, ScoredRow, interval
 from twins_nas.report.table import by_macs
 
@@ -50,28 +48,6 @@ SCORED_COLUMNS = (
     "key",
 )
 Words = Callable[[ArchConfig], str]
-
-
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Writes a file under another name in its folder, then renames it; makes the folder.
-
-    Raises:
-        UserError: no room, no permission, or another reason of the system; names the file.
-    """
-    data = content.encode() if isinstance(content, str) else content
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            draft.unlink()
-        reason = error.strerror or str(error)
-        raise UserError(f"{path} cannot be written ({reason}); mend that and run again.") from error
 
 
 def write_front_csv(path: Path, rows: Sequence[FrontRow], key: Words) -> None:
@@ -145,7 +121,7 @@ def write_archs(folder: Path, rows: Sequence[FrontRow], dump_arch: Words) -> lis
     """
     paths = [folder / name for name in arch_files(rows)]
     for path, row in zip(paths, by_macs(rows), strict=True):
-        write_atomic(path, dump_arch(row.arch))
+        write_text(path, dump_arch(row.arch))
     for old in set(folder.glob("[0-9][0-9]*.yaml")) - set(paths):
         old.unlink(missing_ok=True)
     return paths
@@ -164,7 +140,7 @@ def _write_csv(path: Path, columns: Sequence[str], lines: Iterable[dict[str, obj
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
-    write_atomic(path, text.getvalue())
+    write_text(path, text.getvalue())
 
 
 def _two(value: float | None) -> str:

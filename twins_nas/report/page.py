@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from twins_nas.report.files import write_atomic
-from twins_nas.report.plots import MEGA, log_is_better, lowest_shown
+from twins_nas.files import write_text
+from twins_nas.report.plots import MEGA, label_place, log_is_better, lowest_shown
 from twins_nas.report.rows import (
     BASE,
     About,
     FrontRow,
     ScoredRow,
+    drawable,
     macs_text,
     params_text,
     percent_with_interval,
@@ -42,7 +42,7 @@ def write_front_page(
     Raises:
         UserError: the file cannot be written.
     """
-    write_atomic(path, front_page(rows, scored, about))
+    write_text(path, front_page(rows, scored, about))
 
 
 def front_page(rows: Sequence[FrontRow], scored: Sequence[ScoredRow], about: About) -> str:
@@ -50,7 +50,7 @@ def front_page(rows: Sequence[FrontRow], scored: Sequence[ScoredRow], about: Abo
     from plotly.offline import get_plotlyjs
 
     rows = by_macs(rows)
-    known = [row for row in scored if math.isfinite(row.top1) and not row.cached]
+    known = drawable(scored)
     bottom = lowest_shown(rows, [row.top1 for row in known])
     below = sum(row.top1 < bottom for row in known)
     parts = {
@@ -63,7 +63,7 @@ def front_page(rows: Sequence[FrontRow], scored: Sequence[ScoredRow], about: Abo
         "SUMMARY": "".join(f"<p>{escape(text)}</p>" for text in summary(rows)),
         "ABOUT": "".join(f"<dt>{escape(k)}</dt><dd>{v}</dd>" for k, v in _about(rows, about)),
         "PLOTLY": get_plotlyjs(),
-        "DATA": json.dumps(_data(rows, known, bottom)).replace("</", "<\\/"),
+        "DATA": json.dumps(_data(rows, scored, bottom)).replace("</", "<\\/"),
         "SCRIPT": SCRIPT,
     }
     return re.sub("@@([A-Z]+)@@", lambda found: parts[found[1]], HTML)
@@ -114,7 +114,7 @@ def _line(tag: str, texts: Sequence[str]) -> str:
             classes += " arch"
             words = "".join(f"<span>{part}</span>" for part in re.split(r"(?<= \|) ", words))
         elif tag == "td" and index == NAME:
-            words = f"<b>{words}</b>" if text and not text.startswith("(") else words
+            words = f"<b>{words}</b>"
         elif tag == "td" and text.endswith("]"):
             value, bounds = words.split(" ", 1)
             words = f"{value}<small>{bounds}</small>"
@@ -122,13 +122,14 @@ def _line(tag: str, texts: Sequence[str]) -> str:
     return "".join(out)
 
 
-def _data(rows: Sequence[FrontRow], known: Sequence[ScoredRow], bottom: float) -> Trace:
+def _data(rows: Sequence[FrontRow], scored: Sequence[ScoredRow], bottom: float) -> Trace:
+    known = drawable(scored)
     macs = [row.macs / MEGA for row in rows] + [row.macs / MEGA for row in known]
     top = max([row.val_interval[1] for row in rows] + [row.top1 for row in known])
     ticks = [size * step for size in (0.1, 1, 10, 100, 1e3, 1e4) for step in STEPS]
     ticks = [tick for tick in ticks if min(macs) * 0.9 <= tick <= max(macs) * 1.1]
     return {
-        "traces": _traces(rows, known),
+        "traces": _traces(rows, scored),
         "axis": "log" if log_is_better(macs) else "linear",
         "range": [bottom, top + 0.06 * (top - bottom)],
         "ticks": {
@@ -138,19 +139,22 @@ def _data(rows: Sequence[FrontRow], known: Sequence[ScoredRow], bottom: float) -
     }
 
 
-def _traces(rows: Sequence[FrontRow], known: Sequence[ScoredRow]) -> list[Trace]:
-    dots = _points(f"scored, {len(known):,}", "dot", [(row.macs, row.top1) for row in known])
-    dots |= {"marker": {"size": 5, "opacity": 0.4}, "text": [_hover_scored(row) for row in known]}
+def _traces(rows: Sequence[FrontRow], scored: Sequence[ScoredRow]) -> list[Trace]:
+    known = drawable(scored)
+    members = {row.arch for row in rows}
+    others = [row for row in known if row.arch not in members]
+    dots = _points(f"scored, {len(known):,}", "dot", [(row.macs, row.top1) for row in others])
+    dots |= {"marker": {"size": 5, "opacity": 0.4}, "text": list(map(_hover_scored, others))}
     traces = [dots]
-    fronts = seed_fronts(known)
+    fronts = seed_fronts(scored)
     for seed, steps in fronts.items() if len(fronts) > 1 else ():
         traces.append(_steps(f"front of seed {seed}", steps) | {"opacity": 0.35})
     steps = staircase((row.macs, row.val_top1) for row in rows)
     steps.append((max(row.macs for row in rows), steps[-1][1]))
     traces.append(_steps("validation front", steps, width=2.2))
     for label, colour, named in (
-        ("members, 95 %", "front", False),
-        ("by name, 95 %", "named", True),
+        ("members, 95 % intervals", "front", False),
+        ("by name", "named", True),
     ):
         chosen = [row for row in rows if bool(row.name) == named]
         traces.append(_members(label, colour, rows, chosen))
@@ -168,13 +172,12 @@ def _members(
     label: str, colour: str, rows: Sequence[FrontRow], chosen: Sequence[FrontRow]
 ) -> Trace:
     trace = _points(label, colour, [(row.macs, row.val_top1) for row in chosen])
-    middle = (rows[0].macs + rows[-1].macs) / 2
     return trace | {
         "mode": "markers+text",
         "marker": {"size": 10 if colour == "named" else 8, "symbol": _symbol(colour)},
         "hovertext": list(map(_hover, chosen)),
         "text": [f"<b>{escape(row.name)}</b>" if row.name else "" for row in chosen],
-        "textposition": [f"bottom {'left' if row.macs > middle else 'right'}" for row in chosen],
+        "textposition": [_label(*label_place(row, rows)) for row in chosen],
         "textfont": {"size": 12.5},
         "customdata": _numbers(rows, chosen),
         "error_y": {
@@ -185,6 +188,10 @@ def _members(
             "width": 3,
         },
     }
+
+
+def _label(up: bool, left: bool) -> str:
+    return f"{'top' if up else 'bottom'} {'left' if left else 'right'}"
 
 
 def _symbol(colour: str) -> str:

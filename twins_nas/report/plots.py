@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from twins_nas.report.files import write_atomic
-from twins_nas.report.rows import FrontRow, ScoredRow, seed_fronts, staircase
+from twins_nas.files import write_bytes
+from twins_nas.report.rows import FrontRow, ScoredRow, drawable, seed_fronts, staircase
 
 INK, FAINT, FRONT, NAMED = "#1b2733", "#9aa7b4", "#1f5fa8", "#c2410c"
 LOG_FROM = 6.0
@@ -36,7 +35,7 @@ def write_front_png(
     figure = Figure(figsize=(8.4, 5.2), dpi=140, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    dots = [(row.macs / MEGA, row.top1) for row in scored if math.isfinite(row.top1)]
+    dots = [(row.macs / MEGA, row.top1) for row in drawable(scored)]
     if dots:
         label = f"scored, {len(dots):,}"
         x, y = zip(*dots, strict=True)
@@ -57,7 +56,7 @@ def write_front_png(
     axes.legend(loc="lower right", frameon=False, fontsize=9, labelcolor=INK)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
-    write_atomic(path, buffer.getvalue())
+    write_bytes(path, buffer.getvalue())
 
 
 def log_is_better(macs: Sequence[float]) -> bool:
@@ -71,6 +70,12 @@ def lowest_shown(rows: Sequence[FrontRow], top1: Sequence[float]) -> float:
     tenth = sorted(top1)[len(top1) // 10] if top1 else bottom
     highest = max(row.val_interval[1] for row in rows)
     return min(bottom, tenth) - 0.04 * (highest - min(bottom, tenth))
+
+
+def label_place(row: FrontRow, rows: Sequence[FrontRow]) -> tuple[bool, bool]:
+    """Whether a name stands above its row, and left of it: off the edge and off neighbours."""
+    smallest, largest = min(one.macs for one in rows), max(one.macs for one in rows)
+    return row.macs == largest, row.macs > (smallest + largest) / 2
 
 
 def _draw_rows(axes: Any, rows: Sequence[FrontRow]) -> None:
@@ -96,19 +101,22 @@ def _draw_rows(axes: Any, rows: Sequence[FrontRow]) -> None:
             capsize=2.5,
             zorder=3,
         )
-    middle = (min(row.macs for row in rows) + max(row.macs for row in rows)) / 2
+    from matplotlib.patheffects import withStroke
+
+    halo = [withStroke(linewidth=3, foreground="white")]
     for row in rows:
-        left = row.macs > middle
+        up, left = label_place(row, rows)
         axes.annotate(
             row.name,
             (row.macs / MEGA, row.val_top1),
-            xytext=(-8 if left else 8, -11),
+            xytext=(-8 if left else 8, 6 if up else -11),
             textcoords="offset points",
             ha="right" if left else "left",
             color=NAMED,
             fontsize=9.5,
             fontweight="bold",
             zorder=4,
+            path_effects=halo,
         )
 
 

@@ -114,6 +114,11 @@ def staircase(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]
     return steps
 
 
+def drawable(scored: Iterable[ScoredRow]) -> list[ScoredRow]:
+    """The scores that are numbers, each once."""
+    return [row for row in scored if math.isfinite(row.top1) and not row.cached]
+
+
 def seed_fronts(scored: Iterable[ScoredRow]) -> dict[int, list[tuple[float, float]]]:
     """The front (MACs, accuracy) that each search seed found."""
     points: dict[int, list[tuple[float, float]]] = {}
@@ -165,12 +170,12 @@ def arch_params(arch: ArchConfig) -> dict[str, object]:
 def row_metrics(row: FrontRow) -> dict[str, float]:
     """The row's numbers by the names of `front.csv`, without those that were not measured."""
     low, high = row.val_interval
-    found: dict[str, float] = {"macs": row.macs, "params": row.params, "val_top1": row.val_top1}
-    found |= {"val_low": low, "val_high": high}
+    found = {"val_top1": row.val_top1, "val_low": low, "val_high": high}
     if row.test_top1 is not None and row.test_interval:
         low, high = row.test_interval
         found |= {"test_top1": row.test_top1, "test_low": low, "test_high": high}
-    return found
+    rounded = {name: round(value, 2) for name, value in found.items()}
+    return {"macs": row.macs, "params": row.params, **rounded}
 
 
 def macs_text(macs: float) -> str:

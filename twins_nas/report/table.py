@@ -26,7 +26,7 @@ HEADERS = (
     "params",
     "val top-1 %",
     "test top-1 %",
-    "test front",
+    "on front",
     "seeds",
     "arch",
 )
@@ -41,13 +41,13 @@ def cells(rows: Sequence[FrontRow]) -> list[tuple[str, ...]]:
     return [
         (
             str(number),
-            row.name if row in front else f"{row.name} (off the front)".strip(),
+            row.name,
             macs_text(row.macs),
             f"{100 * row.macs / base.macs:.0f} %" if base else "-",
             params_text(row.params),
             percent_with_interval(row.val_top1, row.val_interval),
             percent_with_interval(row.test_top1, row.test_interval),
-            "-" if row.test_top1 is None else "yes" if row.on_test_front else "no",
+            _fronts(row in front, row.on_test_front),
             " ".join(map(str, row.seeds)) or "-",
             str(row.arch),
         )
@@ -96,20 +96,26 @@ def _print_rich(rows: Sequence[FrontRow], stream: TextIO) -> None:
         for index, header in enumerate(HEADERS)
         if not (narrow and header in LEFT_OUT_WHERE_NARROW)
     ]
-    gap = 1 if narrow else 2
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, gap, 0, 0), header_style="bold")
+    gap = 0 if narrow else 1
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, gap, 0, 0), header_style="bold")
     for index in kept:
-        whole = HEADERS[index] not in ("name", "test front", "arch")
-        table.add_column(
-            HEADERS[index], justify="left" if index in LEFT else "right", no_wrap=whole
-        )
+        header = HEADERS[index]
+        if header in ("name", "arch"):
+            table.add_column(header, overflow="fold", min_width=8)
+        else:
+            table.add_column(header, justify="left" if index in LEFT else "right", no_wrap=True)
     lines = cells(rows)
     for row, line in zip(by_macs(rows), lines, strict=True):
         table.add_row(*(Text(line[index]) for index in kept), style=BASE_STYLE[row.name == BASE])
     console.print(table)
+    console.print()
     if narrow:
         for line in lines:
             console.print(f"{line[0]:>2}  {line[-1]}", style="dim", markup=False, highlight=False)
         console.print()
     for text in summary(rows):
         console.print(text, markup=False, highlight=False)
+
+
+def _fronts(val: bool, test: bool) -> str:
+    return ", ".join(name for name, on in (("val", val), ("test", test)) if on) or "-"

@@ -28,8 +28,8 @@ style-src 'unsafe-inline'; script-src 'unsafe-inline' 'unsafe-eval'; img-src dat
 </div>
 </div>
 <div id="plot"></div>
-<p class="hint">Point at a network for its stages; a click marks its row below. The legend hides and
-shows what it names. @@BELOW@@</p>
+<p class="hint">Point at a network to see its stages, click to mark its row below. Drag to zoom,
+double-click to go back. The legend hides and shows what it names. @@BELOW@@</p>
 </section>
 <section class="card">
 <h2>The networks</h2>
@@ -144,16 +144,15 @@ function layout() {
     paper_bgcolor: card, plot_bgcolor: card, font: {color: ink, family: font, size: 13},
     margin: {l: 58, r: 14, t: 34, b: 48}, hovermode: "closest", dragmode: "zoom",
     legend: {orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: {color: soft, size: 12}},
-    xaxis: {...line, type: axis, title: {text: "MACs (M)"}, ...page.ticks[axis]},
-    yaxis: {...line, title: {text: "validation top-1 (%)"}, range: page.range},
+    xaxis: {...line, type: axis, title: {text: "MACs (M)", font: {size: 13}}, ...page.ticks[axis]},
+    yaxis: {...line, title: {text: "validation top-1 (%)", font: {size: 13}}, range: page.range},
     hoverlabel: {bgcolor: card, bordercolor: colour("line"), align: "left", namelength: 0,
       font: {color: ink, family: font, size: 12.5}},
   };
 }
 
 function draw() {
-  const options = {responsive: true, displaylogo: false, displayModeBar: "hover",
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"]};
+  const options = {responsive: true, displaylogo: false, displayModeBar: false};
   Plotly.react(plot, traces(), layout(), options);
   buttons.forEach((button) => button.classList.toggle("on", button.dataset.axis === axis));
 }

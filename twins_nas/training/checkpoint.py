@@ -21,7 +21,7 @@ ROOM = 1 << 20
 
 
 def _saved(save: Callable[[Path], object]) -> Callable[[Path], None]:
-    """Makes a system's error of the errors that torch and safetensors raise where a disk is full."""
+    """Makes a system's error of those that torch and safetensors raise on a full disk."""
 
     def write(path: Path) -> None:
         try:
@@ -60,8 +60,8 @@ def load_checkpoint(path: Path, identity: str) -> dict[str, Any]:
         ) from error
     if found != identity:
         raise UserError(
-            f"{path} belongs to another training (another space, recipe, data set or seed); give another --name, or"
-            " delete that run."
+            f"{path} belongs to another training (another space, recipe, data set or seed); give"
+            " another --name, or delete that run."
         )
     return state
 
@@ -86,6 +86,7 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     try:
         with told(path), safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            names = list(file.keys())
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except SafetensorError as error:
         raise UserError(f"{path} is no safetensors file, or is damaged ({error}).") from error

@@ -23,7 +23,7 @@ from twins_nas.data import ImageData, augment, batches, epoch_order, normalise
 from twins_nas.errors import UserError
 from twins_nas.evaluate import evaluate
 from twins_nas.model.backbone import Backbone
-from twins_nas.recipes import TrainRecipe
+from twins_nas.recipes import SupernetRecipe
 from twins_nas.training.checkpoint import load_checkpoint, save_checkpoint
 from twins_nas.training.losses import hard_loss, soft_loss
 from twins_nas.training.policy import sandwich
@@ -60,7 +60,7 @@ class Trainer:
 
     model: Backbone
     data: ImageData
-    recipe: TrainRecipe
+    recipe: SupernetRecipe
     seed: int = 0
     checkpoint: Path | None = None
     on_progress: Callable[[Progress], None] = lambda progress: None
@@ -126,7 +126,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         archs = sandwich(self.model.space, self.recipe.random_subnets, self.seed, self.step)
-        teacher_loss, subnet_loss = 0.0, 0.0
+        teacher_loss, subnet_loss = torch.zeros(()), torch.zeros(())
         for _ in range(self.recipe.accumulate):
             pixels, labels = next(minibatches)
             teacher: Tensor | None = None
@@ -136,7 +136,7 @@ class Trainer:
                 ):
                     logits = self.model(pixels, arch)
                 loss = self._loss(logits, labels, teacher)
-                (loss / self.recipe.accumulate).backward()
+                torch.autograd.backward(loss / self.recipe.accumulate)
                 if teacher is None:
                     teacher, teacher_loss = logits.detach(), teacher_loss + loss.detach()
                 else:
@@ -184,7 +184,7 @@ class Trainer:
 
     def _validate(self) -> dict[str, float]:
         space = self.model.space
-        found = {}
+        found: dict[str, float] = {}
         for name, arch in {"largest": space.extreme(+1), "smallest": space.extreme(-1)}.items():
             score = evaluate(self.model, self.data.val, self.data.mean, self.data.std, arch)
             found |= {f"{name}_val_top1": score.top1, f"{name}_val_loss": score.loss}
@@ -192,7 +192,8 @@ class Trainer:
 
     def _diverged(self) -> None:
         raise UserError(
-            f"The training's loss is no number at step {self.step}; lower supernet.lr in the recipe, or raise warmup."
+            f"The training's loss is no number at step {self.step}; lower supernet.lr in the"
+            " recipe, or raise supernet.warmup."
         )
 
     def _save(self) -> None:
@@ -246,7 +247,7 @@ def deferred_interrupt() -> Iterator[threading.Event]:
         raise KeyboardInterrupt
 
 
-def learning_rate(step: int, steps: int, recipe: TrainRecipe) -> float:
+def learning_rate(step: int, steps: int, recipe: SupernetRecipe) -> float:
     """Linear warm-up to `recipe.lr`, then a cosine to 1 % of it."""
     warm = max(1, round(recipe.warmup * steps))
     if step < warm:
@@ -255,9 +256,10 @@ def learning_rate(step: int, steps: int, recipe: TrainRecipe) -> float:
     return recipe.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def optimizer_of(model: nn.Module, recipe: TrainRecipe) -> torch.optim.AdamW:
+def optimizer_of(model: nn.Module, recipe: SupernetRecipe) -> torch.optim.AdamW:
     """AdamW; biases, norms, position tables and PEGs are not decayed, as in the papers' code."""
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (free if parameter.ndim < 2 or name.endswith(NO_DECAY) else decayed).append(parameter)
     groups = [

@@ -122,7 +122,10 @@ def check_budget(space: SearchSpace, cost_of: CostOf, budget: Budget) -> ArchCon
 
 
 def within(
-    encoding: Encoding, anchor: Encoding, fits: Callable[[Encoding], bool], axes: Mapping[str, Choice],
+    encoding: Encoding,
+    anchor: Encoding,
+    fits: Callable[[Encoding], bool],
+    axes: Mapping[str, Choice],
     rng: random.Random,
 ) -> Encoding:
     """The encoding, led step by step towards `anchor` by random choices until it fits."""

@@ -1,0 +1,301 @@
+"""Searches under Ray Tune, and the only file that imports it; the import comes when a search starts.
+
+One Tune trial is one search (a seed). Its evaluators are actors inside the trial's placement group,
+and keep the supernet and the images as long as the search lasts. Seeds follow each other, so that
+they share all scores. What a search finished is in its journal before anybody is told, so neither
+Tune's snapshots nor `Tuner.restore` are needed, which lose what came since the last snapshot (18 of
+20 results where it was measured): a trial or a driver that was killed is started again and goes on
+from the journals. Tune's own files lie in a temporary folder, and go with it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from twins_nas.arch import ArchConfig
+from twins_nas.errors import UserError
+from twins_nas.tuning.results import Score, Scored
+from twins_nas.tuning.runner import Done, Factory, outcome_of, run_search
+from twins_nas.tuning.study import Search, SearchStudy
+
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_AUTH_MODE": "token",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+}
+AHEAD = 2
+RETRIES = 2
+REPORT_SECONDS = 0.5
+LEAST_STORE = 128 * 2**20
+
+
+@dataclass(frozen=True)
+class Resources:
+    """How many evaluators there are, the share of a GPU of each, and the size of what they share."""
+
+    evaluators: int = 2
+    gpus: float = 0.0
+    payload_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a Tune trial is given."""
+
+    folder: Path
+    search: Search
+    resources: Resources
+
+
+def run_ray(
+    folder: Path,
+    search: Search,
+    seeds: Sequence[int],
+    factory: Factory,
+    resources: Resources,
+    on_scored: Callable[[Scored], None] = lambda row: None,
+) -> list[Scored]:
+    """Runs, or goes on with, the search of each seed; gives all rows, in the order of the seeds.
+
+    `on_scored` is called in this process for each row that was not in a journal before.
+
+    Raises:
+        UserError: a journal cannot be used, or all evaluations fail.
+        RuntimeError: a search ended otherwise; its cause.
+        KeyboardInterrupt: Ctrl-C, after Ray has been shut down.
+    """
+    looks = {seed: SearchStudy.look(folder, search, seed) for seed in seeds}
+    rows = {
+        (row.seed, row.number): row
+        for look in looks.values()
+        if look is not None
+        for row in look.scored
+    }
+    left = [seed for seed, look in looks.items() if look is None or not look.finished]
+    if left:
+
+        def take(row: Scored) -> None:
+            if (row.seed, row.number) not in rows:
+                rows[row.seed, row.number] = row
+                on_scored(row)
+
+        with _cluster(resources) as temporary:
+            _fit(_Job(folder.absolute(), search, resources), left, factory, take, temporary)
+    order = {seed: index for index, seed in enumerate(seeds)}
+    return sorted(rows.values(), key=lambda row: (order[row.seed], row.number))
+
+
+def _fit(
+    job: _Job, seeds: list[int], factory: Factory, take: Callable[[Scored], None], temporary: Path
+) -> None:
+    import ray
+    from ray import tune
+
+    class Rows(tune.Callback):  # type: ignore[misc]
+        """Takes the rows that the trials report, in the driver."""
+
+        fault = ""
+
+        def on_trial_result(
+            self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+        ) -> None:
+            self.fault = result.get("fault", "") or self.fault
+            for row in json.loads(result.get("rows", "[]")):
+                take(Scored.from_dict(row))
+
+        def __deepcopy__(self, memo: object) -> Rows:
+            return self
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            # Tune keeps a copy for `Tuner.restore`, which is not used; `take` may hold anything.
+            return (tune.Callback, ())
+
+    callback = Rows()
+    bundles = [{"CPU": 0.0}, *[_bundle(job.resources)] * job.resources.evaluators]
+    trainable = tune.with_parameters(_search, job=job, factory=[ray.put(factory)])
+    results = tune.Tuner(
+        tune.with_resources(trainable, tune.PlacementGroupFactory(bundles)),
+        param_space={"seed": tune.grid_search(seeds)},
+        tune_config=tune.TuneConfig(max_concurrent_trials=1),
+        run_config=tune.RunConfig(
+            name="search",
+            storage_path=str(temporary / "tune"),
+            verbose=0,
+            callbacks=[callback],
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+        ),
+    ).fit()
+    if callback.fault:
+        raise UserError(callback.fault)
+    for error in results.errors:
+        raise RuntimeError("A search under Ray ended before its time.") from error
+
+
+def _search(config: dict[str, Any], job: _Job, factory: list[Any]) -> None:
+    """A Tune trial: the search of a seed."""
+    from ray import tune
+
+    last, rows = 0.0, []
+
+    def report() -> None:
+        nonlocal last
+        tune.report({"rows": json.dumps([row.to_dict() for row in rows])})
+        rows.clear()
+        last = time.monotonic()
+
+    def on_scored(row: Scored) -> None:
+        rows.append(row)
+        if time.monotonic() - last > REPORT_SECONDS:
+            report()
+
+    try:
+        with (
+            closing(SearchStudy(job.folder, job.search, config["seed"])) as study,
+            closing(RayPool(factory[0], job.resources)) as pool,
+        ):
+            rows += study.scored
+            report()
+            run_search(study, pool, on_scored)
+            report()
+    except UserError as error:
+        tune.report({"fault": str(error)})
+
+
+class RayPool:
+    """Evaluators in processes of their own, each with an evaluation queued behind the one it does.
+
+    A process that dies is started again; what it did is given as `died`, what was queued behind it
+    is done by another.
+
+    Raises:
+        UserError: an evaluator cannot be made; says why.
+    """
+
+    def __init__(self, factory: Any, resources: Resources) -> None:
+        import ray
+
+        self.size = resources.evaluators
+        bundle = _bundle(resources)
+        made = ray.remote(_Evaluator).options(
+            num_cpus=bundle["CPU"], num_gpus=bundle.get("GPU", 0), max_restarts=-1
+        )
+        self._actors = [made.remote(factory) for _ in range(self.size)]
+        faults = [fault for fault in ray.get([actor.fault.remote() for actor in self._actors])]
+        if any(faults):
+            raise UserError(f"an evaluator could not be started: {max(faults)}")
+        self._queue: deque[tuple[int, ArchConfig]] = deque()
+        self._given: list[dict[Any, tuple[int, ArchConfig]]] = [{} for _ in self._actors]
+        self._innocent: set[Any] = set()
+
+    def submit(self, ticket: int, arch: ArchConfig) -> None:
+        """Queues an evaluation."""
+        self._queue.append((ticket, arch))
+        self._deal()
+
+    def next_done(self) -> Done:
+        """Waits for any evaluation to end."""
+        import ray
+
+        while True:
+            under_way = [reference for given in self._given for reference in given]
+            (reference,), _ = ray.wait(under_way, num_returns=1)
+            given = next(given for given in self._given if reference in given)
+            first = next(iter(given)) is reference and reference not in self._innocent
+            ticket, arch = given.pop(reference)
+            self._innocent.discard(reference)
+            try:
+                outcome = ray.get(reference)
+            except ray.exceptions.RayActorError:
+                if first:
+                    self._innocent |= given.keys()
+                    return Done(ticket, "its process died", died=True)
+                self._queue.appendleft((ticket, arch))
+                self._deal()
+            else:
+                self._deal()
+                return Done(ticket, outcome)
+
+    def close(self) -> None:
+        """Ends the processes."""
+        import ray
+
+        for actor in self._actors:
+            ray.kill(actor)
+
+    def _deal(self) -> None:
+        while self._queue:
+            index = min(range(self.size), key=lambda index: len(self._given[index]))
+            if len(self._given[index]) >= AHEAD:
+                return
+            ticket, arch = self._queue.popleft()
+            reference = self._actors[index].score.remote(arch)
+            self._given[index][reference] = (ticket, arch)
+
+
+class _Evaluator:
+    """What runs in an evaluator's process."""
+
+    def __init__(self, factory: Factory) -> None:
+        try:
+            self._evaluator, self._fault = factory(), ""
+        except Exception as error:
+            self._fault = f"{type(error).__name__}: {error}"
+
+    def fault(self) -> str:
+        """Why there is no evaluator; empty where there is one."""
+        return self._fault
+
+    def score(self, arch: ArchConfig) -> Score | str:
+        """The score, or why there is none."""
+        return outcome_of(self._evaluator, arch)
+
+
+def _bundle(resources: Resources) -> dict[str, float]:
+    return {"CPU": 1.0} | ({"GPU": resources.gpus} if resources.gpus else {})
+
+
+@contextmanager
+def _cluster(resources: Resources) -> Iterator[Path]:
+    """A Ray of this process alone, with a temporary folder, or the one that it has already."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # A token given here is written nowhere; Ray would write one into the home directory.
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    import ray
+
+    temporary = Path(tempfile.mkdtemp(prefix="tn-"))
+    started = not ray.is_initialized()
+    try:
+        if started:
+            ray.init(
+                address="local",
+                num_cpus=resources.evaluators,
+                num_gpus=math.ceil(resources.evaluators * resources.gpus),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=LEAST_STORE + 2 * resources.payload_bytes,
+                _temp_dir=str(temporary),
+            )
+        yield temporary
+    finally:
+        if started:
+            ray.shutdown()
+        shutil.rmtree(temporary, ignore_errors=True)
