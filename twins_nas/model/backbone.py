@@ -192,12 +192,8 @@ def block_options(
 def most_heads(space: SearchSpace, index: int) -> int:
     """The largest number of heads over the stage's choices."""
     options = space.stages[index]
-    return max(
-        dim // head
-        for dim in options["embed_dim"][0]
-        for head in options["head_dim"][0]
-        if dim % head == 0
-    )
+    dims, head_dims = options["embed_dim"][0], options["head_dim"][0]
+    return int(max(dim // head for dim in dims for head in head_dims))
 
 
 def build(

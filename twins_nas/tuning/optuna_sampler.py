@@ -108,7 +108,7 @@ class Proposals:
         self._restore(record)
 
     def propose(self, number: int, named: Encoding | None) -> Proposal:
-        """Proposes trial `number`, the next one: the named encoding, or else one within the budget."""
+        """Proposes trial `number`, the next: the named encoding, or else one within the budget."""
         trial = self._study.ask()
         assert trial.number == number
         rng = random.Random(f"{self._seed}/{number}")

@@ -1,4 +1,4 @@
-"""Searches under Ray Tune, and the only file that imports it; the import comes when a search starts.
+"""Searches under Ray Tune, and the only file that imports it; the import comes with a search.
 
 One Tune trial is one search (a seed). Its evaluators are actors inside the trial's placement group,
 and keep the supernet and the images as long as the search lasts. Seeds follow each other, so that
@@ -16,6 +16,7 @@ import math
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 import time
 from collections import deque
@@ -47,7 +48,7 @@ LEAST_STORE = 128 * 2**20
 
 @dataclass(frozen=True)
 class Resources:
-    """How many evaluators there are, the share of a GPU of each, and the size of what they share."""
+    """How many evaluators there are, the share of a GPU of each, the size of what they share."""
 
     evaluators: int = 2
     gpus: float = 0.0
@@ -107,7 +108,7 @@ def _fit(
     import ray
     from ray import tune
 
-    class Rows(tune.Callback):  # type: ignore[misc]
+    class Rows(tune.Callback):
         """Takes the rows that the trials report, in the driver."""
 
         fault = ""
@@ -118,6 +119,11 @@ def _fit(
             self.fault = result.get("fault", "") or self.fault
             for row in json.loads(result.get("rows", "[]")):
                 take(Scored.from_dict(row))
+
+        def on_trial_recover(
+            self, iteration: int, trials: list[Any], trial: Any, **info: Any
+        ) -> None:
+            print("A search's process ended; it goes on from its journal.", file=sys.stderr)
 
         def __deepcopy__(self, memo: object) -> Rows:
             return self
@@ -151,7 +157,8 @@ def _search(config: dict[str, Any], job: _Job, factory: list[Any]) -> None:
     """A Tune trial: the search of a seed."""
     from ray import tune
 
-    last, rows = 0.0, []
+    last = 0.0
+    rows: list[Scored] = []
 
     def report() -> None:
         nonlocal last
@@ -192,13 +199,13 @@ class RayPool:
 
         self.size = resources.evaluators
         bundle = _bundle(resources)
-        made = ray.remote(_Evaluator).options(
+        made: Any = ray.remote(_Evaluator).options(
             num_cpus=bundle["CPU"], num_gpus=bundle.get("GPU", 0), max_restarts=-1
         )
         self._actors = [made.remote(factory) for _ in range(self.size)]
-        faults = [fault for fault in ray.get([actor.fault.remote() for actor in self._actors])]
-        if any(faults):
-            raise UserError(f"an evaluator could not be started: {max(faults)}")
+        fault = max(ray.get([actor.fault.remote() for actor in self._actors]))
+        if fault:
+            raise UserError(f"An evaluator could not be started: {fault}")
         self._queue: deque[tuple[int, ArchConfig]] = deque()
         self._given: list[dict[Any, tuple[int, ArchConfig]]] = [{} for _ in self._actors]
         self._innocent: set[Any] = set()
@@ -278,6 +285,9 @@ def _cluster(resources: Resources) -> Iterator[Path]:
     # A token given here is written nowhere; Ray would write one into the home directory.
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    # Ray's processes look for this package where this process found it.
+    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, dict.fromkeys(paths)))
     import ray
 
     temporary = Path(tempfile.mkdtemp(prefix="tn-"))
@@ -294,6 +304,8 @@ def _cluster(resources: Resources) -> Iterator[Path]:
                 object_store_memory=LEAST_STORE + 2 * resources.payload_bytes,
                 _temp_dir=str(temporary),
             )
+        # What it says of a killed process, with a traceback, `Rows` says in a sentence.
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         yield temporary
     finally:
         if started:
