@@ -169,12 +169,11 @@ def start(here: Path, words: list[str], until: Callable[[], bool]) -> None:
 def scores(journal: Path) -> list[float | None]:
     """The seconds of each trial's evaluation, None where there is no score yet."""
     from twins_nas.tuning.journal import Journal
-    from twins_nas.tuning.records import StudyRecord
+    from twins_nas.tuning.records import replay
 
     opened = Journal(journal, write=False)
-    record = StudyRecord.replayed(opened.read())
     opened.close()
-    return [trial.score.seconds if trial.score else None for trial in record.trials]
+    return [trial.user_attrs.get("seconds") for trial in replay(opened.logs).trials]
 
 
 def finished(journal: Path) -> int:

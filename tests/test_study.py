@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import random
@@ -19,6 +20,7 @@ from optuna.trial import TrialState
 from twins_nas.arch import ArchConfig
 from twins_nas.errors import UserError
 from twins_nas.layer_cost import Cost
+from twins_nas.seeds import seed
 from twins_nas.space import SearchSpace
 from twins_nas.tuning.journal import Journal
 from twins_nas.tuning.pareto import front
@@ -118,7 +120,7 @@ def test_optuna_reads_the_journal(whole: SearchStudy, tmp_path: Path) -> None:
 def test_a_journal_cut_anywhere_is_gone_on_with_to_the_same_end(
     whole: SearchStudy, tmp_path: Path
 ) -> None:
-    """Whatever part of the file a kill left, the rows and the front are those of an unbroken run."""
+    """Whatever part of the file a kill left, the rows are those of an unbroken run."""
     data = whole._journal.path.read_bytes()
     rng = random.Random(0)
     ends = [data.rfind(b"\n", 0, rng.randrange(len(data))) + 1 for _ in range(4)]
@@ -183,8 +185,8 @@ def test_no_network_is_scored_twice_in_a_run(tmp_path: Path) -> None:
         return Score(float(len(SPACE.key(arch)) % 50), 1.0, 10, 0.1)
 
     rows: list[Scored] = []
-    for seed in (0, 1):
-        study = SearchStudy(tmp_path, search, seed)
+    for number in (0, 1):
+        study = SearchStudy(tmp_path, search, number)
         tell(study, score)
         study.close()
         rows += study.scored
@@ -300,7 +302,7 @@ def test_a_journal_of_another_space_or_of_other_scores_is_refused(tmp_path: Path
         neighbour = run(tmp_path, other, seed=1)
         assert not neighbour.scored[0].cached
         journal_path(tmp_path, 1).unlink()
-    os.replace(journal_path(tmp_path, 0), journal_path(tmp_path, 3))
+    journal_path(tmp_path, 0).rename(journal_path(tmp_path, 3))
     with pytest.raises(UserError, match="its seed is 0, not 3"):
         SearchStudy(tmp_path, search, 3)
 
@@ -396,8 +398,20 @@ def test_the_fewest_parameters_are_not_those_of_the_smallest_macs() -> None:
     assert number < COST(SPACE.extreme(-1)).params
     anchor = check_budget(SPACE, COST, Budget(max_params=number))
     assert COST(anchor).params == number
-    with pytest.raises(UserError, match="together"):
-        check_budget(SPACE, COST, Budget(COST(SPACE.extreme(-1)).macs, number))
+
+
+def test_bounds_that_only_exclude_each_other_are_refused_together() -> None:
+    """A larger ratio has fewer MACs and more parameters: each bound can be met, both cannot."""
+    point = SearchSpace.point(seed("twins_pcpvt_micro"), (32, 32), "two")
+    first = {**point.stages[0], "sr_ratio": ((4, 8),)}
+    space = replace(point, stages=(first, *point.stages[1:]))
+    few_macs, few_params = COST(space.extreme(-1)), COST(space.extreme(+1))
+    assert few_macs.macs < few_params.macs and few_macs.params > few_params.params
+    check_budget(space, COST, Budget(few_macs.macs, few_macs.params))
+    with pytest.raises(UserError, match=r"No member of space two was found within .* together"):
+        check_budget(space, COST, Budget(few_macs.macs, few_params.params))
+    with pytest.raises(UserError, match="max_params 1 is below"):
+        check_budget(space, COST, Budget(few_macs.macs, 1))
 
 
 def test_leading_back_ends_within_the_budget_and_moves_ordered_values_by_steps() -> None:
@@ -419,7 +433,7 @@ def test_leading_back_ends_within_the_budget_and_moves_ordered_values_by_steps()
 
         end = within(start, anchor, watched, axes, rng)
         assert fits(end) and not any(fits(encoding) for encoding in seen[:-1])
-        for before, after in zip(seen, seen[1:], strict=False):
+        for before, after in itertools.pairwise(seen):
             ((name, value),) = set(after.items()) - set(before.items())
             if axes[name].ordered:
                 values = axes[name].values

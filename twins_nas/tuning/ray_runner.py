@@ -96,7 +96,7 @@ def run_ray(
                 rows[row.seed, row.number] = row
                 on_scored(row)
 
-        with _cluster(resources) as temporary:
+        with cluster(resources) as temporary:
             _fit(_Job(folder.absolute(), search, resources), left, factory, take, temporary)
     order = {seed: index for index, seed in enumerate(seeds)}
     return sorted(rows.values(), key=lambda row: (order[row.seed], row.number))
@@ -150,7 +150,7 @@ def _fit(
     if callback.fault:
         raise UserError(callback.fault)
     for error in results.errors:
-        raise RuntimeError("A search under Ray ended before its time.") from error
+        raise RuntimeError(f"A search under Ray was given up after {RETRIES + 1} tries.") from error
 
 
 def _search(config: dict[str, Any], job: _Job, factory: list[Any]) -> None:
@@ -278,15 +278,15 @@ def _bundle(resources: Resources) -> dict[str, float]:
 
 
 @contextmanager
-def _cluster(resources: Resources) -> Iterator[Path]:
+def cluster(resources: Resources) -> Iterator[Path]:
     """A Ray of this process alone, with a temporary folder, or the one that it has already."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     # A token given here is written nowhere; Ray would write one into the home directory.
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    # Ray's processes look for this package where this process found it.
-    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    # Ray's processes look for modules where this process does: no other way is told to them all.
+    paths = [str(Path(__file__).parents[2]), *sys.path]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, dict.fromkeys(paths)))
     import ray
 

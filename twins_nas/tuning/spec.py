@@ -68,7 +68,7 @@ class StudySpec:
         the search follows from its seed, from neither timing nor the number of evaluators. A fifth
         of the population costs nothing that was seen: hypervolume of NSGA-II on a toy of 58 choices
         (mean of 4 seeds, standard deviation .01 to .02), after 1,000 trials with population 20 and
-        window 1, 4, 8, 20: .849, .844, .844, .842, and after 200 trials .784, .767, .745, .745; with
+        window 1, 4, 8, 20: .849, .844, .844, .842; after 200 trials .784, .767, .745, .745; with
         population 50 and window 1, 8, 12: .862, .839, .848. A window of twice the evaluators leaves
         them idle for 0.1 % of the time where evaluations take 0.5 to 1.5 of their mean, and for 2 %
         where they are log-normal (simulated).

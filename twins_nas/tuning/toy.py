@@ -21,7 +21,7 @@ from twins_nas.tuning.spec import CostOf
 
 
 def toy_space(untied: bool = False) -> SearchSpace:
-    """Choices around `twins_svt_micro`: 27 of them, or 58 where the blocks of a stage are untied."""
+    """Choices around `twins_svt_micro`: 27, or 58 where the blocks of a stage are untied."""
     base = seed("twins_svt_micro")
     dims = ((8, 16, 24), (16, 32, 48), (32, 48, 64, 80), (64, 96, 128, 160))
     depths = ((1, 2, 3), (1, 2, 3), (2, 3, 4, 6), (1, 2, 3))
