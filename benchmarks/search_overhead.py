@@ -1,7 +1,7 @@
 """What a search costs beside its evaluations.
 
     python benchmarks/search_overhead.py                     # both parts, about 10 minutes
-    python benchmarks/search_overhead.py --part loop --json benchmarks/results/search_overhead.json
+    python benchmarks/search_overhead.py --part loop --json loop.json
 
 Part `ray`: the wall time of the search phase under Ray Tune (first proposal to last score, from the
 journal's own times) over that of the same evaluations, in the same order, by the same number of the
@@ -120,7 +120,8 @@ def bare(archs: list[ArchConfig], work: Work, evaluators: int) -> float:
 
     resources = Resources(evaluators)
     with cluster(resources):
-        pool = RayPool(ray.put(work), resources)
+        reference = ray.put(work)
+        pool = RayPool(reference, resources)
         begin = time.perf_counter()
         for ticket, arch in enumerate(archs):
             pool.submit(ticket, arch)
