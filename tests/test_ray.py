@@ -146,18 +146,63 @@ def test_seeds_share_scores_and_finished_ones_start_nothing(tmp_path: Path) -> N
     assert log.read_text().splitlines() == scored
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Torch's threads as they were, after an evaluator has set them to one."""
+    import torch
+
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("ray", "one_thread")
+def test_a_supernet_scores_in_evaluators_as_it_does_here(tmp_path: Path) -> None:
+    """The real objective: Ray shares weights and images, and the rows are those of this process."""
+    import numpy as np
+
+    from twins_nas.data import Images
+    from twins_nas.model.backbone import Backbone, initialise
+    from twins_nas.tuning.objective import Payload, factory
+    from twins_nas.tuning.ray_runner import Resources, run_ray
+
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (64, 3, 32, 32), dtype=np.uint8)
+    images = Images.from_numpy(pixels, rng.integers(0, 10, 64))
+    model = Backbone(SPACE, in_chans=3, num_classes=10)
+    initialise(model, 0)
+    payload = Payload.of(model, images, (0.5,) * 3, (0.25,) * 3)
+    search = SEARCH._replace(spec=replace(SEARCH.spec, trials=12))
+    resources = Resources(2, payload_bytes=payload.bytes)
+    rows = run_ray(tmp_path / "ray", search, (0,), factory(payload), resources)
+    study = SearchStudy(tmp_path / "local", search, 0)
+    run_search(study, LocalPool(factory(payload)))
+    study.close()
+    assert len(rows) == 12
+    assert [row.key for row in rows] == [row.key for row in study.scored]
+    for one, other in zip(rows, study.scored, strict=True):
+        assert (one.top1, one.n) == (other.top1, 64)
+        assert one.loss == other.loss
+
+
 @pytest.mark.usefixtures("ray")
 def test_faults_come_back_as_sentences(tmp_path: Path) -> None:
-    """An evaluator that cannot be made, and a journal of another search."""
+    """An evaluator that cannot be made, a journal of another search, a fault of the caller's."""
     from twins_nas.tuning.ray_runner import Resources, run_ray
 
     with pytest.raises(UserError, match="weights of another network"):
         run_ray(tmp_path, SEARCH, (0,), Broken(), Resources(1))
     journal_path(tmp_path, 0).unlink()
     local(tmp_path, (0,))
-    other = SEARCH._replace(context="other weights", spec=replace(SEARCH.spec, trials=50))
+    other = SEARCH._replace(context="other weights")
     with pytest.raises(UserError, match="belongs to another search"):
         run_ray(tmp_path, other, (0,), Toy(SPACE), Resources(1))
+
+    def full(row: Scored) -> None:
+        raise UserError("the disk is full")
+
+    with pytest.raises(UserError, match=r"^the disk is full$"):
+        run_ray(tmp_path, SEARCH, (1,), Toy(SPACE), Resources(1), full)
 
 
 def driver(folder: Path, seconds: float) -> subprocess.Popen[str]:

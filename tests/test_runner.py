@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import pickle
+import random
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from twins_nas.arch import ArchConfig
+from twins_nas.data import Images
 from twins_nas.errors import UserError
+from twins_nas.evaluate import evaluate
+from twins_nas.model.backbone import Backbone, initialise
+from twins_nas.tuning.objective import Payload, factory
 from twins_nas.tuning.results import Score, Scored
 from twins_nas.tuning.runner import DEATHS, PATIENCE, Done, Evaluator, LocalPool, run_search
 from twins_nas.tuning.spec import StudySpec
@@ -140,3 +150,43 @@ def test_more_evaluators_than_the_window_is_told(
     run_search(many, DyingPool({}, size=8))
     assert f"Only {search.spec.window} of 8 evaluators are busy" in capsys.readouterr().err
     assert many.scored == few.scored
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Torch's threads as they were, after an evaluator has set them to one."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_an_evaluator_scores_as_the_model_that_it_came_from() -> None:
+    """Weights and images go through the payload unchanged, read-only ones too, and stay so."""
+    model = Backbone(SPACE, in_chans=3, num_classes=10)
+    initialise(model, 0)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (40, 3, 32, 32), dtype=np.uint8)
+    images = Images.from_numpy(pixels, rng.integers(0, 10, 40))
+    mean, std = (0.3, 0.4, 0.5), (0.2, 0.3, 0.4)
+    sent = Payload.of(model, images, mean, std, batch_size=16)
+    payload: Payload = pickle.loads(pickle.dumps(sent))
+    assert isinstance(payload.images, tuple)
+    arrays = {**payload.weights, "pixels": payload.images[0], "labels": payload.images[1]}
+    assert payload.bytes == sum(array.nbytes for array in arrays.values())
+    before = {name: array.copy() for name, array in arrays.items()}
+    for array in arrays.values():
+        array.setflags(write=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        score = factory(payload)()
+        archs = [SPACE.base, SPACE.extreme(-1), SPACE.extreme(+1)]
+        archs += [SPACE.sample(random.Random(n)) for n in range(3)]
+        found = [Score.of(score(arch)) for arch in archs]
+    for arch, one in zip(archs, found, strict=True):
+        wanted = evaluate(model, images, payload.mean, payload.std, arch, batch_size=16)
+        assert (one.top1, one.n) == (wanted.top1, 40)
+        assert one.loss == pytest.approx(wanted.loss, rel=1e-6)
+    assert len({one.loss for one in found}) > 3
+    for name, array in arrays.items():
+        assert np.array_equal(array, before[name])

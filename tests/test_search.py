@@ -126,7 +126,7 @@ def test_the_whole_job_without_ray(here: Path, folder_of_images: Path) -> None:
 
 @pytest.mark.long
 def test_the_whole_job_with_ray_and_its_kills(here: Path, folder_of_images: Path) -> None:
-    """kill -9 of the process group in the training and in the search; the resumed run ends as one that was not."""
+    """Killed with its process group in training and in search; resumed, it ends as one that was not."""
     run(here, *job(folder_of_images, "calm"))
     folder = here / "runs" / "killed"
     start(here, job(folder_of_images, "killed"), lambda: (folder / "checkpoint.pt").exists())

@@ -6,6 +6,7 @@ Each step is durable when it is done, so a run that was stopped goes on where it
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -147,7 +148,7 @@ class Pipeline:
         budget = Budget(recipe.budget.max_macs, recipe.budget.max_params)
         sampler = recipe.sampler
         spec = StudySpec(recipe.trials, recipe.objectives, sampler.name, sampler.population, budget)
-        search = Search(self.space, spec, self.cost_of, f"{data.name}, {len(data.val)} images")
+        search = Search(self.space, spec, self.cost_of, self.context(model))
         seeds = range(recipe.seed, recipe.seed + recipe.seeds)
         looks = [SearchStudy.look(self.folder.studies, search, seed) for seed in seeds]
         known = [row for look in looks if look is not None for row in look.scored]
@@ -157,7 +158,7 @@ class Pipeline:
             data.val,
             data.mean,
             data.std,
-            str(self.device),
+            str(self.device) if self.settings.local else self.device.type,
             threads=0 if self.settings.local else 1,
         )
         with phase("search", recipe.trials * recipe.seeds, "trial", len(known)) as line:
@@ -173,6 +174,13 @@ class Pipeline:
             if self.settings.local:
                 return run_local(*arguments, told)
             return run_ray(*arguments, self.resources(payload), told)
+
+    def context(self, model: Backbone) -> str:
+        """What the scores are of: the weights and the images."""
+        digest = hashlib.sha256()
+        for value in model.state_dict().values():
+            digest.update(value.cpu().numpy().tobytes())
+        return f"{self.data.name}, {len(self.data.val)} images, weights {digest.hexdigest()[:16]}"
 
     def resources(self, payload: Payload) -> Resources:
         """Evaluators for Ray: one a core, or two that share the GPU, unless the recipe says."""

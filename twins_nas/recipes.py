@@ -34,7 +34,9 @@ Switch = Annotated[bool, Field(strict=True)]
 
 
 def _data_set(name: str) -> str:
-    known = name in DATA_SETS[:-1] or (name.startswith(FOLDER) and name not in (FOLDER, DATA_SETS[-1]))
+    known = name in DATA_SETS[:-1] or (
+        name.startswith(FOLDER) and name not in (FOLDER, DATA_SETS[-1])
+    )
     if not known:
         raise problem(
             f"{name!r} is no data set that is known{did_you_mean(name, DATA_SETS)}",

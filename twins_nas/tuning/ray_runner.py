@@ -111,14 +111,19 @@ def _fit(
     class Rows(tune.Callback):
         """Takes the rows that the trials report, in the driver."""
 
-        fault = ""
+        error: Exception | None = None
 
         def on_trial_result(
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
         ) -> None:
-            self.fault = result.get("fault", "") or self.fault
-            for row in json.loads(result.get("rows", "[]")):
-                take(Scored.from_dict(row))
+            try:
+                if "fault" in result:
+                    raise UserError(result["fault"])
+                for row in json.loads(result.get("rows", "[]")):
+                    take(Scored.from_dict(row))
+            except Exception as error:
+                self.error = error
+                raise
 
         def on_trial_recover(
             self, iteration: int, trials: list[Any], trial: Any, **info: Any
@@ -135,7 +140,7 @@ def _fit(
     callback = Rows()
     bundles = [{"CPU": 0.0}, *[_bundle(job.resources)] * job.resources.evaluators]
     trainable = tune.with_parameters(_search, job=job, factory=[ray.put(factory)])
-    results = tune.Tuner(
+    tuner = tune.Tuner(
         tune.with_resources(trainable, tune.PlacementGroupFactory(bundles)),
         param_space={"seed": tune.grid_search(seeds)},
         tune_config=tune.TuneConfig(max_concurrent_trials=1),
@@ -146,9 +151,14 @@ def _fit(
             callbacks=[callback],
             failure_config=tune.FailureConfig(max_failures=RETRIES),
         ),
-    ).fit()
-    if callback.fault:
-        raise UserError(callback.fault)
+    )
+    try:
+        results = tuner.fit()
+    except tune.TuneError:
+        # Tune makes one long text of what a callback raises.
+        if callback.error is not None:
+            raise callback.error from None
+        raise
     for error in results.errors:
         raise RuntimeError(f"A search under Ray was given up after {RETRIES + 1} tries.") from error
 
@@ -223,7 +233,7 @@ class RayPool:
             under_way = [reference for given in self._given for reference in given]
             (reference,), _ = ray.wait(under_way, num_returns=1)
             given = next(given for given in self._given if reference in given)
-            first = next(iter(given)) is reference and reference not in self._innocent
+            first = next(iter(given)) == reference and reference not in self._innocent
             ticket, arch = given.pop(reference)
             self._innocent.discard(reference)
             try:
