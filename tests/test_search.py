@@ -38,7 +38,7 @@ stages:
 
 @pytest.fixture(scope="session")
 def folder_of_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four classes of embedded images as PNG files in class folders: 200 to train on, 40 to test."""
+    """Four classes of embedded images as PNG files in class folders: 200 to train, 40 to test."""
     root = tmp_path_factory.mktemp("images")
     data = load("fashion-mnist-mini", root=None, input_size=32, val_images=2000)
     for part, images, each in (("train", data.train, 50), ("test", data.val, 10)):
@@ -126,7 +126,7 @@ def test_the_whole_job_without_ray(here: Path, folder_of_images: Path) -> None:
 
 @pytest.mark.long
 def test_the_whole_job_with_ray_and_its_kills(here: Path, folder_of_images: Path) -> None:
-    """Killed with its process group in training and in search; resumed, it ends as one that was not."""
+    """Killed with its group in training and in search, it ends as one that was not."""
     run(here, *job(folder_of_images, "calm"))
     folder = here / "runs" / "killed"
     start(here, job(folder_of_images, "killed"), lambda: (folder / "checkpoint.pt").exists())
