@@ -98,22 +98,47 @@ def test_costs_of_the_seeds_are_exact(name: str) -> None:
 
 
 PUBLISHED = {
+    "pvt_tiny": 13_229_288,
+    "pvt_small": 24_485_864,
+    "pvt_medium": 44_208_104,
+    "pvt_large": 61_369_320,
     "twins_pcpvt_small": 24_106_216,
     "twins_pcpvt_base": 43_828_456,
     "twins_pcpvt_large": 60_989_672,
     "twins_svt_small": 24_060_776,
     "twins_svt_base": 56_070_952,
     "twins_svt_large": 99_271_400,
+    "swin_tiny": 28_288_354,
+    "swin_small": 49_606_258,
+    "swin_base": 87_768_224,
+}
+TIMM_NAMES = {
+    **{name: name for name in PUBLISHED if name.startswith("twins")},
+    **{name: f"{name}_patch4_window7_224" for name in PUBLISHED if name.startswith("swin")},
 }
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_published_parameters(name: str) -> None:
-    """Parameters as the authors' training logs print them, and as timm has them."""
+    """As the authors' code has them (their training logs print those of Twins), and timm."""
     assert cost(seed(name), (224, 224)).params == PUBLISHED[name]
+    if name in TIMM_NAMES:
+        with torch.device("meta"):
+            theirs = timm.create_model(TIMM_NAMES[name])
+        assert sum(parameter.numel() for parameter in theirs.parameters()) == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "base"])
+def test_cpvt_is_deit_with_pegs_for_positions(size: str) -> None:
+    """The paper's rows: a PEG after the first block, after the first five, and no class token."""
     with torch.device("meta"):
-        theirs = timm.create_model(name)
-    assert sum(parameter.numel() for parameter in theirs.parameters()) == PUBLISHED[name]
+        deit = timm.create_model(f"deit_{size}_patch16_224")
+    dim = deit.embed_dim
+    rest = sum(parameter.numel() for parameter in deit.parameters()) - (196 + 1) * dim
+    params = {
+        kind: cost(seed(f"cpvt_{size}{kind}"), (224, 224)).params for kind in ("", "_5peg", "_gap")
+    }
+    assert params == {"": rest + 10 * dim, "_5peg": rest + 50 * dim, "_gap": rest + 49 * dim}
 
 
 def load_timm_twins(ours: Backbone, theirs: torch.nn.Module) -> None:
@@ -183,13 +208,13 @@ class NormEpsilons(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("name", ["twins_svt_small", "twins_pcpvt_small"])
+@pytest.mark.parametrize("name", ["twins_svt_small", "twins_pcpvt_small", "swin_tiny"])
 def test_norm_epsilons(name: str) -> None:
-    """Blocks and the last norm 1e-6, patch embedding and sub-sampling 1e-5.
+    """Of Twins 1e-6 in blocks and the last norm, 1e-5 elsewhere; as timm and the authors have them.
 
-    As timm and the authors have them.
+    Those of a forward pass, whatever the modules declare.
     """
-    theirs = timm.create_model(name)
+    theirs = timm.create_model(TIMM_NAMES[name])
     with torch.device("meta"):
         ours = build(seed(name), (224, 224))
         with NormEpsilons() as mine:
