@@ -166,6 +166,7 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.space, self.in_chans, self.num_classes = space, in_chans, num_classes
+        self.drop_path = drop_path
         self.largest = space.extreme(+1)
         depths = [max(stage["depth"][0]) for stage in space.stages]
         last = max(1, sum(depths) - 1)
