@@ -19,6 +19,7 @@ from twins_nas.arch import (
     key,
     normal_pe,
     padded,
+    shift_of,
     shortest_pattern,
     why_unbuildable,
 )
@@ -96,6 +97,8 @@ def test_the_normal_form_is_its_own(one: StageConfig) -> None:
         ({"window_size": 4, "sr_ratio": 2, "mlp_ratio": 4}, {}),
         ({"mixer": "G", "window_size": (0, 0)}, {"mixer": "G", "window_size": (7, 7)}),
         ({"pe": "rpe+ape"}, {"pe": "ape+rpe"}),
+        ({"peg_blocks": 5}, {"peg_blocks": 2}),
+        ({"pe": "rpe", "peg_blocks": 2}, {"pe": "rpe"}),
     ],
 )
 def test_stages_that_differ_in_what_is_not_used_are_equal(
@@ -111,6 +114,12 @@ def test_how_windows_fit_says_nothing_without_windows() -> None:
     only_gsa = stage(mixer="G")
     assert arch(only_gsa, window_fit="pad") == arch(only_gsa, window_fit="clamp")
     assert arch(stage(), window_fit="pad") != arch(stage(), window_fit="clamp")
+
+
+def test_how_stages_meet_says_nothing_of_one_stage() -> None:
+    """Nothing is sub-sampled between stages."""
+    assert arch(downsample="merge") == arch()
+    assert arch(stage(), stage(), downsample="merge") != arch(stage(), stage())
 
 
 @pytest.mark.parametrize(
@@ -132,6 +141,7 @@ def test_how_windows_fit_says_nothing_without_windows() -> None:
         ({"pe": "rope"}, "pe 'rope' is not none, or a sum of different kinds of ape, cpe, rpe"),
         ({"pe": "cpe+cpe"}, "pe 'cpe+cpe' is not none, or a sum of different kinds of ape"),
         ({"pe": "none+cpe"}, "pe 'none+cpe' is not none, or a sum of different kinds of ape"),
+        ({"peg_blocks": 0}, "peg_blocks 0 is not a whole number of at least 1"),
     ],
 )
 def test_a_refused_stage_names_the_field_first(changes: dict[str, Any], words: str) -> None:
@@ -148,6 +158,10 @@ def test_a_refused_stage_names_the_field_first(changes: dict[str, Any], words: s
         ({"patch_size": 0}, "patch_size 0 is not a whole number of at least 1"),
         ({"window_fit": "crop"}, "window_fit 'crop' is not one of clamp, pad"),
         ({"norm_eps": 1.0}, "norm_eps 1.0 is not between 0 and 1"),
+        ({"patch_eps": 0}, "patch_eps 0 is not between 0 and 1"),
+        ({"downsample": "pool"}, "downsample 'pool' is not one of conv, merge"),
+        ({"pool": "max"}, "pool 'max' is not one of gap, cls"),
+        ({"patch_norm": 1}, "patch_norm 1 is not true or false"),
     ],
 )
 def test_a_refused_network_names_the_field_first(changes: dict[str, Any], words: str) -> None:
@@ -163,6 +177,23 @@ def test_grids_halve_and_drop_what_does_not_fit() -> None:
     assert three.grids((32, 28)) == ((16, 14), (8, 7), (4, 3))
     with pytest.raises(ValueError, match="input 4x32 leaves no token in stage 2"):
         three.grids((4, 32))
+    merged = replace(three, downsample="merge")
+    assert merged.grids((32, 28)) == ((16, 14), (8, 7), (4, 4))
+    assert merged.grids((4, 32)) == ((2, 16), (1, 8), (1, 4))
+
+
+def test_a_class_token_joins_the_last_stage() -> None:
+    """As in PVT."""
+    two = arch(stage(), stage(), pool="cls")
+    assert [two.class_tokens(index) for index in range(2)] == [0, 1]
+    assert arch(stage()).class_tokens(0) == 0
+
+
+def test_shifts_are_half_of_windows_that_leave_room() -> None:
+    """And 0 along an axis that one window covers, as in Swin."""
+    assert shift_of((7, 7), (14, 8)) == (3, 3)
+    assert shift_of((7, 5), (7, 8)) == (0, 2)
+    assert shift_of((9, 9), (8, 8)) == shift_of((1, 1), (8, 8)) == (0, 0)
 
 
 def test_why_a_network_cannot_be_built_names_its_field() -> None:
@@ -199,6 +230,11 @@ def test_a_kind_of_pe_is_its_own_normal_form(pe: str) -> None:
         (arch(stage(mixer="SLG", window_size=8)), arch(stage(mixer="LS", window_size=8))),
         (arch(stage(window_size=4)), arch(stage(window_size=4), window_fit="pad")),
         (arch(stage(mlp_ratio=4.01)), arch(stage(mlp_ratio=4.0))),
+        (arch(stage(mixer="SG", window_size=1)), arch(stage(mixer="LG", window_size=1))),
+        (
+            arch(stage(mixer="SG", window_size=9), window_fit="pad"),
+            arch(stage(mixer="LG", window_size=9), window_fit="pad"),
+        ),
     ],
 )
 def test_what_is_the_same_at_a_grid_shares_its_key(one: ArchConfig, other: ArchConfig) -> None:
@@ -223,6 +259,10 @@ def test_what_is_the_same_at_a_grid_shares_its_key(one: ArchConfig, other: ArchC
         arch(stage(mlp_ratio=(4, 2))),
         arch(stage(), patch_size=1),
         arch(stage(), norm_eps=1e-5),
+        arch(stage(), patch_eps=1e-6),
+        arch(stage(), patch_norm=False),
+        arch(stage(), pool="cls"),
+        arch(stage(peg_blocks=2)),
         arch(stage(), stage()),
         arch(stage(window_size=3)),
     ],
@@ -249,6 +289,7 @@ def test_every_field_of_a_stage_is_in_the_key() -> None:
         "sr_ratio": 4,
         "pe": "none",
         "mlp_ratio": 1,
+        "peg_blocks": 2,
     }
     assert list(changed) == [item.name for item in fields(StageConfig)]
     keys = {key(arch(stage(**{name: value})), (16, 16)) for name, value in changed.items()}
@@ -273,4 +314,8 @@ def test_a_network_is_told_in_a_line() -> None:
     """Used values only, one where the blocks agree."""
     assert str(arch(stage(), stage(mixer="G", mlp_ratio=(2, 4)))) == (
         "p2 | 16x2 LG w4 sr2 cpe mlp4 | 16x2 G sr2 cpe mlp2,4"
+    )
+    swinlike = arch(stage(mixer="S", pe="ape+cpe", peg_blocks=2), stage(mixer="G"), pool="cls")
+    assert str(replace(swinlike, downsample="merge")) == (
+        "p2 merge cls | 16x2 S w4 ape+cpe*2 mlp4 | 16x2 G sr2 cpe mlp4"
     )

@@ -6,10 +6,13 @@ Timm's Twins are points of it.
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import timm
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from twins_nas.arch import ArchConfig, StageConfig
@@ -95,22 +98,47 @@ def test_costs_of_the_seeds_are_exact(name: str) -> None:
 
 
 PUBLISHED = {
+    "pvt_tiny": 13_229_288,
+    "pvt_small": 24_485_864,
+    "pvt_medium": 44_208_104,
+    "pvt_large": 61_369_320,
     "twins_pcpvt_small": 24_106_216,
     "twins_pcpvt_base": 43_828_456,
     "twins_pcpvt_large": 60_989_672,
     "twins_svt_small": 24_060_776,
     "twins_svt_base": 56_070_952,
     "twins_svt_large": 99_271_400,
+    "swin_tiny": 28_288_354,
+    "swin_small": 49_606_258,
+    "swin_base": 87_768_224,
+}
+TIMM_NAMES = {
+    **{name: name for name in PUBLISHED if name.startswith("twins")},
+    **{name: f"{name}_patch4_window7_224" for name in PUBLISHED if name.startswith("swin")},
 }
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_published_parameters(name: str) -> None:
-    """Parameters as the authors' training logs print them, and as timm has them."""
+    """As the authors' code has them (their training logs print those of Twins), and timm."""
     assert cost(seed(name), (224, 224)).params == PUBLISHED[name]
+    if name in TIMM_NAMES:
+        with torch.device("meta"):
+            theirs = timm.create_model(TIMM_NAMES[name])
+        assert sum(parameter.numel() for parameter in theirs.parameters()) == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "base"])
+def test_cpvt_is_deit_with_pegs_for_positions(size: str) -> None:
+    """The paper's rows: a PEG after the first block, after the first five, and no class token."""
     with torch.device("meta"):
-        theirs = timm.create_model(name)
-    assert sum(parameter.numel() for parameter in theirs.parameters()) == PUBLISHED[name]
+        deit = timm.create_model(f"deit_{size}_patch16_224")
+    dim = deit.embed_dim
+    rest = sum(parameter.numel() for parameter in deit.parameters()) - (196 + 1) * dim
+    params = {
+        kind: cost(seed(f"cpvt_{size}{kind}"), (224, 224)).params for kind in ("", "_5peg", "_gap")
+    }
+    assert params == {"": rest + 10 * dim, "_5peg": rest + 50 * dim, "_gap": rest + 49 * dim}
 
 
 def load_timm_twins(ours: Backbone, theirs: torch.nn.Module) -> None:
@@ -127,7 +155,7 @@ def load_timm_twins(ours: Backbone, theirs: torch.nn.Module) -> None:
             names[f"stages.{index}.embed.{4 if index == 0 else 2}.norm"] = (
                 f"patch_embeds.{index}.norm"
             )
-            names[f"stages.{index}.cpe"] = f"pos_block.{index}.proj.0"
+            names[f"stages.{index}.cpe.0"] = f"pos_block.{index}.proj.0"
             for block, module in enumerate(stage.blocks):  # type: ignore[arg-type,union-attr]
                 old, new = f"blocks.{index}.{block}", f"stages.{index}.blocks.{block}"
                 for part in ("norm1", "norm2", "mlp.fc1", "mlp.fc2", "attn.proj"):
@@ -167,15 +195,31 @@ def test_logits_of_timm(name: str, size: int) -> None:
         assert (ours(images) - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
-def test_norm_epsilons() -> None:
-    """Blocks and the last norm 1e-6, patch embedding and sub-sampling 1e-5.
+class NormEpsilons(TorchFunctionMode):
+    """Notes the epsilon of each LayerNorm that runs."""
 
-    As timm and the authors have them.
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[float] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.nn.functional.layer_norm:
+            self.seen.append((kwargs or {})["eps"])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["twins_svt_small", "twins_pcpvt_small", "swin_tiny"])
+def test_norm_epsilons(name: str) -> None:
+    """Of Twins 1e-6 in blocks and the last norm, 1e-5 elsewhere; as timm and the authors have them.
+
+    Those of a forward pass, whatever the modules declare.
     """
-    ours = build(seed("twins_svt_small"), (224, 224))
-    theirs = timm.create_model("twins_svt_small")
-    mine = sorted(module.eps for module in ours.modules() if hasattr(module, "eps"))
-    assert mine == sorted(
+    theirs = timm.create_model(TIMM_NAMES[name])
+    with torch.device("meta"):
+        ours = build(seed(name), (224, 224))
+        with NormEpsilons() as mine:
+            ours(torch.empty(1, 3, 224, 224))
+    assert sorted(mine.seen) == sorted(
         module.eps for module in theirs.modules() if isinstance(module, torch.nn.LayerNorm)
     )
 
@@ -187,8 +231,9 @@ def point(letters: str, pe: str, window: int = 16, ratio: int = 1) -> ArchConfig
     )
 
 
+@pytest.mark.parametrize("pool", ["gap", "cls"])
 @pytest.mark.parametrize("pe", ["none", "rpe", "ape+cpe", "ape+cpe+rpe"])
-def test_equal_keys_are_equal_networks(pe: str) -> None:
+def test_equal_keys_are_equal_networks(pe: str, pool: str) -> None:
     """A window over the whole grid, shifted or not.
 
     And GSA with ratio 1 are one network with one key.
@@ -199,14 +244,16 @@ def test_equal_keys_are_equal_networks(pe: str) -> None:
         "depth": ((2,),),
         "pe": ((pe,),),
         "mlp_ratio": ((2.0,),),
+        "peg_blocks": ((1,),),
     }
     values |= {
         "mixer": (("L", "S", "G", "LG"),),
         "window_size": ((4, 16, 20),),
         "sr_ratio": ((1, 2),),
     }
-    whole = {"patch_size": (2,), "window_fit": ("clamp",), "norm_eps": (1e-6,)}
-    space = SearchSpace("equal", (32, 32), point("L", pe), whole, (values,))
+    base = replace(point("L", pe), pool=pool)
+    whole = dict(SearchSpace.point(base, (32, 32)).arch)
+    space = SearchSpace("equal", (32, 32), base, whole, (values,))
     model = Backbone(space, 1, 10).eval()
     torch.manual_seed(0)
     for parameter in model.parameters():
@@ -222,6 +269,7 @@ def test_equal_keys_are_equal_networks(pe: str) -> None:
     other = [point("L", pe, window=4), point("G", pe, ratio=2), point("S", pe, window=4)]
     assert {space.key(arch) for arch in same} == {space.key(same[0])}
     assert len({space.key(arch) for arch in [same[0], *other]}) == 1 + len(other)
+    same, other = ([replace(arch, pool=pool) for arch in archs] for archs in (same, other))
     with torch.no_grad():
         expected = model(images, same[0])
         for arch in same:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from twins_nas.model.position import PEG, AbsoluteTable, RelativeBias
+from twins_nas.model.position import PEG, AbsoluteTable, ClassToken, RelativeBias
 from twins_nas.model.slicing import Elastic, ElasticConv2d, ElasticLayerNorm, ElasticLinear
 
 
@@ -73,10 +73,24 @@ CASES = [
     ),
     Case(
         "norm",
-        lambda: ElasticLayerNorm(9, 1e-6),
-        lambda: ElasticLayerNorm(6, 1e-6),
-        lambda m: m(X6),
-        lambda m: m(X9),
+        lambda: ElasticLayerNorm(9),
+        lambda: ElasticLayerNorm(6),
+        lambda m: m(X6, 1e-6),
+        lambda m: m(X9, 1e-6),
+    ),
+    Case(
+        "norm of merged patches",
+        lambda: ElasticLayerNorm(3, in_groups=4),
+        lambda: ElasticLayerNorm(2, in_groups=4),
+        lambda m: m(torch.cat([X6, X6[..., :2]], -1), 1e-5),
+        lambda m: m(X12, 1e-5),
+    ),
+    Case(
+        "class token",
+        lambda: ClassToken(9, ape=True),
+        lambda: ClassToken(6, ape=True),
+        lambda m: m(6, True),
+        lambda m: m(9, True),
     ),
     Case("peg", lambda: PEG(9), lambda: PEG(6), lambda m: m(X6), lambda m: m(X9)),
     Case(

@@ -54,6 +54,10 @@ SMALL: dict[str, list[dict[str, Any]]] = {
     "blocks given one by one": [
         {"mixer": ["LG", "G"], "sr_ratio": {"blocks": [[1, 2], 2]}, "depth": [1, 2]}
     ],
+    "pegs": [
+        {"pe": ["none", "cpe", "rpe", "cpe+rpe"], "peg_blocks": [1, 2, 4], "depth": [1, 2, 3]},
+        {"peg_blocks": [1, 2], "pe": "rpe"},
+    ],
     "two stages": [
         {"depth": [1, 2], "mlp_ratio": PER_BLOCK},
         {"mixer": ["L", "G"], "window_size": [1, 2, 4], "sr_ratio": [1, 2]},
@@ -64,6 +68,8 @@ WHOLE: dict[str, dict[str, Any]] = {
     "patches": {"patch_size": [2, 4], "norm_eps": [1e-6, 1e-5]},
     "fits": {"window_fit": ["clamp", "pad"]},
     "fits and patches": {"window_fit": ["pad", "clamp"], "patch_size": [2, 4]},
+    "families": {"downsample": ["conv", "merge"], "pool": ["gap", "cls"], "patch_size": [1, 2]},
+    "norms": {"patch_norm": [True, False], "patch_eps": [1e-6, 1e-5], "downsample": "merge"},
 }
 
 

@@ -19,6 +19,10 @@ LSA, SHIFTED, GSA = "L", "S", "G"
 MIXER_LETTERS = (LSA, SHIFTED, GSA)
 PE_KINDS = ("ape", "cpe", "rpe")
 WINDOW_FITS = ("clamp", "pad")
+CONV, MERGE = "conv", "merge"
+DOWNSAMPLES = (CONV, MERGE)
+GAP, CLS = "gap", "cls"
+POOLS = (GAP, CLS)
 
 Grid = tuple[int, int]
 Owner = Literal["arch", "stage", "block"]
@@ -59,9 +63,12 @@ class StageConfig:
         "stage", 0, "positional encoding: none, or a sum of ape, cpe, rpe such as ape+cpe"
     )
     mlp_ratio: tuple[float, ...] = dimension("block", +1, "hidden width of the MLP over embed_dim")
+    peg_blocks: int = dimension(
+        "stage", +1, "under cpe: how many blocks, from the first, a PEG follows", 1
+    )
 
     def __post_init__(self) -> None:
-        for name in ("embed_dim", "head_dim", "depth"):
+        for name in ("embed_dim", "head_dim", "depth", "peg_blocks"):
             _whole(name, getattr(self, name))
         if self.embed_dim % self.head_dim:
             raise ValueError(
@@ -80,12 +87,14 @@ class StageConfig:
                 raise ValueError(
                     f"mlp_ratio {ratio} leaves no hidden unit at embed_dim {self.embed_dim}"
                 )
+        pe = normal_pe(self.pe)
         normal = {
             "mixer": shortest_pattern(letters),
             "window_size": windows,
             "sr_ratio": ratios,
-            "pe": normal_pe(self.pe),
+            "pe": pe,
             "mlp_ratio": tuple(float(ratio) for ratio in mlp),
+            "peg_blocks": normal_peg_blocks(self.peg_blocks, pe, self.depth),
         }
         for name, value in normal.items():
             object.__setattr__(self, name, value)
@@ -121,7 +130,9 @@ class StageConfig:
             for name, letter in short.items()
             if any(getattr(self, name))
         ]
-        return " ".join([*words, self.pe, "mlp" + _few(self.mlp_ratio)])
+        pegs = f"*{self.peg_blocks}" if self.peg_blocks > 1 else ""
+        words.append(self.pe.replace("cpe", f"cpe{pegs}"))
+        return " ".join([*words, "mlp" + _few(self.mlp_ratio)])
 
 
 @dataclass(frozen=True)
@@ -140,44 +151,62 @@ class ArchConfig:
         "arch", 0, "a window over the grid: clamp to it (Swin), or pad the grid (Twins)", "clamp"
     )
     norm_eps: float = dimension("arch", 0, "epsilon of the blocks' and the last LayerNorm", 1e-6)
+    downsample: str = dimension(
+        "arch", 0, "between stages: a convolution (PVT, Twins), or merged patches (Swin)", CONV
+    )
+    pool: str = dimension(
+        "arch", 0, "what is classified: the mean token, or a class token of the last stage", GAP
+    )
+    patch_norm: bool = dimension(
+        "arch", 0, "whether a LayerNorm follows the patches' convolutions (not in DeiT)", True
+    )
+    patch_eps: float = dimension(
+        "arch", 0, "epsilon of the LayerNorms of patches, merged patches and GSA's keys", 1e-5
+    )
 
     def __post_init__(self) -> None:
         if not self.stages:
             raise ValueError("stages: at least one is needed")
         _whole("patch_size", self.patch_size)
-        if self.window_fit not in WINDOW_FITS:
-            raise ValueError(
-                f"window_fit {self.window_fit!r} is not one of {', '.join(WINDOW_FITS)}"
-            )
-        if not 0 < self.norm_eps < 1:
-            raise ValueError(f"norm_eps {self.norm_eps} is not between 0 and 1")
+        words = {"window_fit": WINDOW_FITS, "downsample": DOWNSAMPLES, "pool": POOLS}
+        for name, legal in words.items():
+            if getattr(self, name) not in legal:
+                said = f"{getattr(self, name)!r} is not one of {', '.join(legal)}"
+                raise ValueError(f"{name} {said}")
+        for name in ("norm_eps", "patch_eps"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)} is not between 0 and 1")
+        if not isinstance(self.patch_norm, bool):
+            raise ValueError(f"patch_norm {self.patch_norm!r} is not true or false")
         object.__setattr__(self, "stages", tuple(self.stages))
         if all(set(stage.letters) == {GSA} for stage in self.stages):
             object.__setattr__(self, "window_fit", "clamp")
+        if len(self.stages) == 1:
+            object.__setattr__(self, "downsample", CONV)
 
     def grids(self, input_size: Grid) -> tuple[Grid, ...]:
         """The token grid (H, W) of each stage.
 
-        Patches that do not fit are dropped, as convolutions do.
-
         Raises:
             ValueError: an input too small for the network.
         """
-        grid = (input_size[0] // self.patch_size, input_size[1] // self.patch_size)
-        grids = []
-        for index in range(len(self.stages)):
-            if index:
-                grid = (grid[0] // 2, grid[1] // 2)
+        grids = grids_of(input_size, self.patch_size, self.downsample, len(self.stages))
+        for index, grid in enumerate(grids):
             if min(grid) < 1:
                 raise ValueError(
                     f"input {input_size[0]}x{input_size[1]} leaves no token in stage {index}"
                 )
-            grids.append(grid)
-        return tuple(grids)
+        return grids
+
+    def class_tokens(self, index: int) -> int:
+        """Tokens of a stage besides those of its grid: 1 in the last stage under `cls`."""
+        return int(self.pool == CLS and index == len(self.stages) - 1)
 
     def __str__(self) -> str:
         """The network in words, stages divided by bars."""
-        return f"p{self.patch_size} | " + " | ".join(str(stage) for stage in self.stages)
+        words = [f"p{self.patch_size}"]
+        words += [self.downsample] * (self.downsample != CONV) + [self.pool] * (self.pool != GAP)
+        return " ".join(words) + " | " + " | ".join(str(stage) for stage in self.stages)
 
 
 def check_mixer(mixer: str) -> None:
@@ -214,9 +243,31 @@ def normal_pe(pe: str) -> str:
     return "+".join(parts)
 
 
+def normal_peg_blocks(peg_blocks: int, pe: str, depth: int) -> int:
+    """The blocks that a PEG really follows; 1, the default, in a stage without PEGs."""
+    return min(peg_blocks, depth) if "cpe" in pe.split("+") else 1
+
+
+def grids_of(input_size: Grid, patch_size: int, downsample: str, stages: int) -> tuple[Grid, ...]:
+    """The token grid (H, W) of each stage, 0 where none is left.
+
+    Convolutions drop the patches that do not fit; patch merging pads an odd grid, as timm does.
+    """
+    grids = [(input_size[0] // patch_size, input_size[1] // patch_size)]
+    odd = int(downsample == MERGE)
+    for _ in range(stages - 1):
+        grids.append(((grids[-1][0] + odd) // 2, (grids[-1][1] + odd) // 2))
+    return tuple(grids)
+
+
 def fit_window(window: int, grid: Grid, window_fit: str) -> Grid:
     """The window (height, width) that is really used on a grid."""
     return (window, window) if window_fit == "pad" else (min(window, grid[0]), min(window, grid[1]))
+
+
+def shift_of(window: Grid, grid: Grid) -> Grid:
+    """How far `S` shifts windows: half of them, and not along an axis that one window covers."""
+    return (window[0] // 2 * (window[0] < grid[0]), window[1] // 2 * (window[1] < grid[1]))
 
 
 def padded(grid: Grid, window: Grid) -> Grid:
@@ -244,20 +295,22 @@ def block_key(
 
     (letter, window height or ratio, window width, hidden width).
 
-    Windows are fitted to the grid; a window that covers it makes S and L the same as G with ratio
-    1, with which they share every weight in this backbone.
+    Windows are fitted to the grid; S without a shift is L, and a window that is the grid makes L
+    the same as G with ratio 1, with which it shares every weight in this backbone.
     """
     letter, hidden = stage.letters[block], stage.hidden_dim(block)
     if letter == GSA:
         return (GSA, stage.sr_ratio[block], 0, hidden)
     window = fit_window(stage.window_size[block], grid, window_fit)
-    return (GSA, 1, 0, hidden) if window == grid else (letter, *window, hidden)
+    if window == grid:
+        return (GSA, 1, 0, hidden)
+    return (letter if any(shift_of(window, grid)) else LSA, *window, hidden)
 
 
 def stage_key(stage: StageConfig, grid: Grid, window_fit: str) -> tuple[Any, ...]:
     """What one stage really is on a grid."""
     blocks = tuple(block_key(stage, block, grid, window_fit) for block in range(stage.depth))
-    return (stage.embed_dim, stage.head_dim, stage.pe, blocks)
+    return (stage.embed_dim, stage.head_dim, stage.pe, stage.peg_blocks, blocks)
 
 
 def key(arch: ArchConfig, input_size: Grid) -> str:

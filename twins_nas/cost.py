@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from twins_nas import layer_cost as layer
-from twins_nas.arch import GSA, ArchConfig, Grid, StageConfig, fit_window, padded
+from twins_nas.arch import GSA, MERGE, ArchConfig, Grid, StageConfig, fit_window, padded
 from twins_nas.layer_cost import Cost
 
 
@@ -21,41 +21,49 @@ def cost(arch: ArchConfig, input_size: Grid, in_chans: int = 3, num_classes: int
     total = Cost()
     for index, (stage, grid) in enumerate(zip(arch.stages, arch.grids(input_size), strict=True)):
         previous = arch.stages[index - 1].embed_dim if index else in_chans
-        tokens = grid[0] * grid[1]
-        total += layer.conv2d(tokens, previous, stage.embed_dim, 2 if index else arch.patch_size)
-        total += layer.layer_norm(stage.embed_dim)
-        total += stage_cost(stage, grid, arch.window_fit)
+        dim, tokens = stage.embed_dim, grid[0] * grid[1]
+        if index and arch.downsample == MERGE:
+            total += layer.layer_norm(4 * previous)
+            total += layer.linear(tokens, 4 * previous, dim, bias=False)
+        else:
+            total += layer.conv2d(tokens, previous, dim, 2 if index else arch.patch_size)
+            total += layer.layer_norm(dim) if arch.patch_norm else Cost()
+        total += stage_cost(stage, grid, arch.window_fit, arch.class_tokens(index))
     last = arch.stages[-1].embed_dim
     return total + layer.layer_norm(last) + layer.linear(1, last, num_classes)
 
 
-def stage_cost(stage: StageConfig, grid: Grid, window_fit: str) -> Cost:
-    """Cost of the blocks and positional encodings of a stage, without its patch embedding."""
-    total = Cost()
+def stage_cost(stage: StageConfig, grid: Grid, window_fit: str, cls: int = 0) -> Cost:
+    """Cost of the blocks, positional encodings and `cls` class tokens of a stage.
+
+    Without its patch embedding.
+    """
+    total = layer.table(cls * stage.embed_dim * (2 if "ape" in stage.pe_kinds else 1))
     for kind in stage.pe_kinds:
         total += PE_COSTS[kind](stage, grid, window_fit)
     for block in range(stage.depth):
-        total += block_cost(stage, block, grid, window_fit)
+        total += block_cost(stage, block, grid, window_fit, cls)
     return total
 
 
-def block_cost(stage: StageConfig, block: int, grid: Grid, window_fit: str) -> Cost:
-    """Cost of one block: two norms, attention, MLP."""
-    dim, hidden, tokens = stage.embed_dim, stage.hidden_dim(block), grid[0] * grid[1]
+def block_cost(stage: StageConfig, block: int, grid: Grid, window_fit: str, cls: int = 0) -> Cost:
+    """Cost of one block: two norms, attention, MLP; `cls` tokens attend and are seen everywhere."""
+    dim, hidden, tokens = stage.embed_dim, stage.hidden_dim(block), grid[0] * grid[1] + cls
     total = layer.layer_norm(dim) + layer.layer_norm(dim)
     if stage.letters[block] == GSA:
         ratio = stage.sr_ratio[block]
         keys = (grid[0] // ratio) * (grid[1] // ratio)
         if ratio > 1:
             total += layer.conv2d(keys, dim, dim, ratio) + layer.layer_norm(dim)
-        total += layer.linear(tokens, dim, dim) + layer.linear(keys, dim, 2 * dim)
-        total += layer.attention(tokens, keys, dim)
+        total += layer.linear(tokens, dim, dim) + layer.linear(keys + cls, dim, 2 * dim)
+        total += layer.attention(tokens, keys + cls, dim)
     else:
         window = fit_window(stage.window_size[block], grid, window_fit)
         height, width = padded(grid, window)
         size = window[0] * window[1]
-        total += layer.linear(height * width, dim, 3 * dim)
-        total += layer.attention(size, size, dim, groups=height * width // size)
+        total += layer.linear(height * width + cls, dim, 3 * dim)
+        total += layer.attention(size, size + cls, dim, groups=height * width // size)
+        total += layer.attention(cls, height * width + cls, dim)
     total += layer.linear(tokens, dim, dim)
     return total + layer.linear(tokens, dim, hidden) + layer.linear(tokens, hidden, dim)
 
@@ -75,9 +83,9 @@ def _ape(stage: StageConfig, grid: Grid, window_fit: str) -> Cost:
 
 
 def _cpe(stage: StageConfig, grid: Grid, window_fit: str) -> Cost:
-    return layer.conv2d(
-        grid[0] * grid[1], stage.embed_dim, stage.embed_dim, 3, groups=stage.embed_dim
-    )
+    dim = stage.embed_dim
+    one = layer.conv2d(grid[0] * grid[1], dim, dim, 3, groups=dim)
+    return Cost(stage.peg_blocks * one.params, stage.peg_blocks * one.macs)
 
 
 def _rpe(stage: StageConfig, grid: Grid, window_fit: str) -> Cost:

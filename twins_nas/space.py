@@ -21,13 +21,16 @@ from math import prod
 from typing import Any
 
 from twins_nas.arch import (
+    CONV,
     ArchConfig,
     Grid,
     StageConfig,
     block_key,
     expand,
+    grids_of,
     key,
     normal_pe,
+    normal_peg_blocks,
     shortest_pattern,
     why_unbuildable,
 )
@@ -183,7 +186,10 @@ class SearchSpace:
         parts = axis.name.split(".")
         if len(parts) == 1:
             windows = any(any(stage.window_size) for stage in arch.stages)
-            return getattr(arch, axis.name) if windows or axis.name != "window_fit" else None
+            used = {"window_fit": windows, "downsample": len(arch.stages) > 1}
+            return getattr(arch, axis.name) if used.get(axis.name, True) else None
+        if axis.field == "peg_blocks" and "cpe" not in arch.stages[int(parts[1])].pe_kinds:
+            return None
         value = getattr(arch.stages[int(parts[1])], axis.field)
         if not isinstance(value, tuple):
             return value
@@ -195,6 +201,10 @@ class SearchSpace:
         value = self._used(arch, axis)
         if value is None:
             return axis.values[0]
+        if axis.field == "peg_blocks":
+            stage = arch.stages[int(axis.name.split(".")[1])]
+            same = [n for n in axis.values if normal_peg_blocks(n, stage.pe, stage.depth) == value]
+            return same[0] if same else value
         if axis.field == "mixer":
             depth = arch.stages[int(axis.name.split(".")[1])].depth
             same = [item for item in axis.values if shortest_pattern(expand(item, depth)) == value]
@@ -244,20 +254,26 @@ class SearchSpace:
     def grid(self, stage: int) -> Grid:
         """The largest token grid (H, W) of a stage over the members."""
         patch = min(self.arch["patch_size"])
-        return (self.input_size[0] // patch >> stage, self.input_size[1] // patch >> stage)
+        grids = [grids_of(self.input_size, patch, how, stage + 1) for how in self._downsamples]
+        return max(grid[stage] for grid in grids)
 
     def size(self) -> int:
         """The exact number of different networks (different keys) in the space."""
-        rest = [name for name in ARCH_FIELDS if name not in ("patch_size", "window_fit")]
-        others = prod(len(set(self.arch[name])) for name in rest)
-        return others * sum(self._size_at(patch) for patch in set(self.arch["patch_size"]))
+        counted = ("patch_size", "window_fit", "downsample")
+        others = prod(len(set(self.arch[name])) for name in ARCH_FIELDS if name not in counted)
+        places = product(set(self.arch["patch_size"]), self._downsamples)
+        return others * sum(self._size_at(*place) for place in places)
 
-    def _size_at(self, patch: int) -> int:
+    @property
+    def _downsamples(self) -> set[str]:
+        return set(self.arch["downsample"]) if len(self.stages) > 1 else {CONV}
+
+    def _size_at(self, patch: int, downsample: str) -> int:
         fits = sorted(set(self.arch["window_fit"]))
         counts = {fit: 1 for fit in fits}
         shared = 1
-        for index, stage in enumerate(self.stages):
-            grid = (self.input_size[0] // patch >> index, self.input_size[1] // patch >> index)
+        grids = grids_of(self.input_size, patch, downsample, len(self.stages))
+        for stage, grid in zip(self.stages, grids, strict=True):
             boxes = {fit: list(_boxes(stage, grid, fit)) for fit in fits}
             sizes = {fit: _count(boxes[fit]) for fit in fits}
             counts = {fit: counts[fit] * sizes[fit] for fit in fits}
@@ -273,10 +289,10 @@ def space_faults(
     """Why some member of a space with these values could not be built, each as `key: problem`."""
     found = []
     size = f"{input_size[0]}x{input_size[1]}"
-    for patch in arch["patch_size"]:
-        side = min(input_size) // patch
+    for patch, how in product(arch["patch_size"], arch["downsample"]):
+        grids = grids_of(input_size, patch, how, len(stages))
         for index, stage in enumerate(stages):
-            grid = side >> index
+            grid = min(grids[index])
             if grid < 1:
                 found.append(
                     f"patch_size: {patch} leaves no token in stage {index} of a {size} input"
@@ -320,8 +336,8 @@ def _boxes(stage: Mapping[str, tuple[Values, ...]], grid: Grid, window_fit: str)
         name for name, item in STAGE_FIELDS.items() if item.metadata["owner"] == "block"
     ]
     tied = [name for name in block_fields if len(stage[name]) == 1]
-    heads = [stage[name][0] for name in ("embed_dim", "head_dim", "depth", "mixer", "pe")]
-    for dim, head, depth, mixer, pe in product(*heads):
+    names = ("embed_dim", "head_dim", "depth", "mixer", "pe", "peg_blocks")
+    for dim, head, depth, mixer, pe, pegs in product(*(stage[name][0] for name in names)):
         for shared in product(*(stage[name][0] for name in tied)):
             fixed = dict(zip(tied, shared, strict=True))
             blocks = []
@@ -338,7 +354,8 @@ def _boxes(stage: Mapping[str, tuple[Values, ...]], grid: Grid, window_fit: str)
                         )
                     )
                 blocks.append(frozenset(keys))
-            yield (dim, head, normal_pe(pe)), tuple(blocks)
+            pegs = normal_peg_blocks(pegs, pe, depth)
+            yield (dim, head, normal_pe(pe), pegs), tuple(blocks)
 
 
 def _count(boxes: list[_Box]) -> int:

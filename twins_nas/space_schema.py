@@ -12,10 +12,25 @@ from dataclasses import Field, replace
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Tag, create_model
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    StrictBool,
+    Tag,
+    create_model,
+)
 from pydantic import Field as Key
 
-from twins_nas.arch import PE_KINDS, WINDOW_FITS, ArchConfig, Grid, StageConfig
+from twins_nas.arch import (
+    DOWNSAMPLES,
+    PE_KINDS,
+    POOLS,
+    WINDOW_FITS,
+    ArchConfig,
+    Grid,
+    StageConfig,
+)
 from twins_nas.schema import Model, number, problem, unknown_word, whole
 from twins_nas.seeds import SEEDS
 from twins_nas.space import ARCH_FIELDS, STAGE_FIELDS
@@ -27,7 +42,7 @@ Fields = Mapping[str, Field[Any]]
 _Annotated: Any = Annotated
 _List: Any = list
 
-_WORDS = ("none", *PE_KINDS, *WINDOW_FITS)
+_WORDS = ("none", *PE_KINDS, *WINDOW_FITS, *DOWNSAMPLES, *POOLS)
 _SAMPLE = next(iter(SEEDS.values()))()
 
 
@@ -137,6 +152,8 @@ def _listed(item: Field[Any]) -> Callable[[list[Any]], tuple[Any, ...]]:
 def _value_type(owner: type, name: str, item: Field[Any]) -> Any:
     kind = get_type_hints(owner)[name]
     kind = get_args(kind)[0] if get_origin(kind) is tuple else kind
+    if kind is bool:
+        return StrictBool
     if kind is str:
         return _Annotated[str, AfterValidator(_word(owner, name))]
     plain = _Annotated[int, whole()] if kind is int else _Annotated[float, number(above=0)]

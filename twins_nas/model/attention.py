@@ -2,8 +2,12 @@
 
 So that they are the same network where they coincide.
 
-Shapes: B batch, H W grid, C channels, N tokens, G windows an image, S tokens a window, M
-sub-sampled tokens, h heads, d head dim.
+A class token, the first where there is one, attends to every key of the image and is a key of every
+query: of each window too, with the bias 0 and past no mask, so that a window over the whole grid is
+still GSA with ratio 1. GSA's convolution and the windows are of the grid alone.
+
+Shapes: B batch, H W grid, C channels, N tokens (those of the grid, and the class token), G windows
+an image, S tokens a window, M sub-sampled tokens, h heads, d head dim.
 """
 
 from __future__ import annotations
@@ -14,11 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from twins_nas.arch import SHIFTED, Grid, fit_window, padded
+from twins_nas.arch import GSA, SHIFTED, ArchConfig, Grid, fit_window, padded, shift_of
 from twins_nas.model.position import RelativeBias
 from twins_nas.model.slicing import ElasticConv2d, ElasticLayerNorm, ElasticLinear
 
-PATCH_EPS = 1e-5
 MASKED = -100.0
 
 
@@ -31,22 +34,19 @@ class SubSample(nn.Module):
     def __init__(self, dim: int, ratio: int) -> None:
         super().__init__()
         self.conv = ElasticConv2d(dim, dim, kernel=ratio, stride=ratio)
-        self.norm = ElasticLayerNorm(dim, PATCH_EPS)
+        self.norm = ElasticLayerNorm(dim)
 
-    def forward(self, x_BHWC: Tensor) -> Tensor:
+    def forward(self, x_BHWC: Tensor, eps: float) -> Tensor:
         """Sub-samples; rows and columns beyond a multiple of the ratio are dropped."""
-        out: Tensor = self.norm(self.conv(x_BHWC, x_BHWC.shape[-1]))
+        out: Tensor = self.norm(self.conv(x_BHWC, x_BHWC.shape[-1]), eps)
         return out
 
 
 class Attention(nn.Module):
     """One block's attention over all mixers, windows and ratios that the block may have."""
 
-    def __init__(
-        self, dim: int, ratios: Iterable[int], rpe: RelativeBias | None, window_fit: str
-    ) -> None:
+    def __init__(self, dim: int, ratios: Iterable[int], rpe: RelativeBias | None) -> None:
         super().__init__()
-        self.window_fit = window_fit
         self.qkv = ElasticLinear(dim, dim, out_groups=3)
         self.proj = ElasticLinear(dim, dim)
         self.sr = nn.ModuleDict(
@@ -54,57 +54,98 @@ class Attention(nn.Module):
         )
         self.rpe = rpe
 
-    def local(
-        self, x_BHWC: Tensor, head_dim: int, window_size: int, letter: str, rpe: bool, fit: str
+    def forward(
+        self, x_BNC: Tensor, grid: Grid, arch: ArchConfig, index: int, block: int
     ) -> Tensor:
-        """LSA (`L`) or shifted LSA (`S`).
+        """The attention of block number `block` of stage `index`; keeps the shape."""
+        stage = arch.stages[index]
+        rpe = self.rpe if "rpe" in stage.pe_kinds else None
+        if stage.letters[block] == GSA:
+            ratio = stage.sr_ratio[block]
+            x_BNC = self.glob(x_BNC, grid, stage.head_dim, ratio, rpe, arch.patch_eps)
+        else:
+            window = fit_window(stage.window_size[block], grid, arch.window_fit)
+            shift = shift_of(window, grid) if stage.letters[block] == SHIFTED else (0, 0)
+            x_BNC = self.local(x_BNC, grid, stage.head_dim, window, shift, rpe)
+        out: Tensor = self.proj(x_BNC, x_BNC.shape[-1])
+        return out
+
+    def local(
+        self,
+        x_BNC: Tensor,
+        grid: Grid,
+        head_dim: int,
+        window: Grid,
+        shift: Grid,
+        rpe: RelativeBias | None,
+    ) -> Tensor:
+        """LSA, shifted LSA where `shift` is not 0.
 
         A grid that windows do not tile is zero-padded, as timm does.
         """
-        _, H, W, C = x_BHWC.shape
-        window = fit_window(window_size, (H, W), fit)
-        shift = (0, 0)
-        if letter == SHIFTED:
-            shift = (window[0] // 2 * (window[0] < H), window[1] // 2 * (window[1] < W))
-            if any(shift):
-                x_BHWC = x_BHWC.roll((-shift[0], -shift[1]), (1, 2))
-        full = padded((H, W), window)
-        if full != (H, W):
+        (H, W), (B, N, C) = grid, x_BNC.shape
+        heads, first = C // head_dim, N - H * W
+        x_BHWC = x_BNC[:, first:].view(B, H, W, C)
+        if any(shift):
+            x_BHWC = x_BHWC.roll((-shift[0], -shift[1]), (1, 2))
+        full = padded(grid, window)
+        if full != grid:
             x_BHWC = F.pad(x_BHWC, (0, 0, 0, full[1] - W, 0, full[0] - H))
         x_GSC = to_windows(x_BHWC, window)
-        heads = C // head_dim
-        bias = self.rpe.window(heads, window) if rpe and self.rpe is not None else None
+        bias = None if rpe is None else rpe.window(heads, window)
         if any(shift):
             mask = shift_mask(full, window, shift, x_GSC.device, x_GSC.dtype)[:, None]
             bias = mask if bias is None else mask + bias
-            bias = bias.repeat(x_BHWC.shape[0], 1, 1, 1)
-        q, k, v = (
-            self.qkv(x_GSC, C).view(*x_GSC.shape[:2], 3, heads, head_dim).permute(2, 0, 3, 1, 4)
-        )
-        x_GSC = attend(q, k, v, bias).reshape(x_GSC.shape)
-        x_BHWC = from_windows(x_GSC, full, window)
-        if full != (H, W):
+            bias = bias.repeat(B, 1, 1, 1)
+        q, k, v = self._heads(x_GSC, heads)
+        if first:
+            token_q, *token_kv = self._heads(x_BNC[:, :1], heads)
+            kv = [of_image(item, B) for item in (k, v)]
+            kv = [torch.cat(pair, 2) for pair in zip(token_kv, kv, strict=True)]
+            token_B1C = attend(token_q, kv[0], kv[1], None).reshape(B, 1, C)
+            k, v = (
+                torch.cat([token.repeat_interleave(len(item) // B, 0), item], 2)
+                for token, item in zip(token_kv, (k, v), strict=True)
+            )
+            bias = None if bias is None else F.pad(bias, (1, 0))
+        x_BHWC = from_windows(attend(q, k, v, bias).reshape(x_GSC.shape), full, window)
+        if full != grid:
             x_BHWC = x_BHWC[:, :H, :W]
         if any(shift):
             x_BHWC = x_BHWC.roll(shift, (1, 2))
-        out: Tensor = self.proj(x_BHWC, C)
-        return out
+        x_BNC = x_BHWC.reshape(B, H * W, C)
+        return torch.cat([token_B1C, x_BNC], 1) if first else x_BNC
 
-    def glob(self, x_BHWC: Tensor, head_dim: int, ratio: int, rpe: bool) -> Tensor:
+    def glob(
+        self,
+        x_BNC: Tensor,
+        grid: Grid,
+        head_dim: int,
+        ratio: int,
+        rpe: RelativeBias | None,
+        eps: float,
+    ) -> Tensor:
         """GSA: every token attends to the keys and values of the sub-sampled grid."""
-        B, H, W, C = x_BHWC.shape
-        heads = C // head_dim
-        bias = self.rpe.subsampled(heads, (H, W), ratio) if rpe and self.rpe is not None else None
+        (H, W), (B, N, C) = grid, x_BNC.shape
+        heads, first = C // head_dim, N - H * W
+        bias = None if rpe is None else rpe.subsampled(heads, grid, ratio)
+        if bias is not None and first:
+            bias = F.pad(bias, (1, 0, 1, 0))
         if ratio == 1:
-            qkv = self.qkv(x_BHWC, C).view(B, H * W, 3, heads, head_dim)
-            q, k, v = qkv.permute(2, 0, 3, 1, 4)
+            q, k, v = self._heads(x_BNC, heads)
         else:
-            keys = self.sr[str(ratio)](x_BHWC).flatten(1, 2)
-            q = self.qkv(x_BHWC, C, 0, 1).view(B, H * W, heads, head_dim).transpose(1, 2)
-            kv = self.qkv(keys, C, 1, 3).view(B, keys.shape[1], 2, heads, head_dim)
-            k, v = kv.permute(2, 0, 3, 1, 4)
-        out: Tensor = self.proj(attend(q, k, v, bias).reshape(B, H, W, C), C)
-        return out
+            keys = self.sr[str(ratio)](x_BNC[:, first:].view(B, H, W, C), eps).flatten(1, 2)
+            if first:
+                keys = torch.cat([x_BNC[:, :1], keys], 1)
+            (q,) = self._heads(x_BNC, heads, 0, 1)
+            k, v = self._heads(keys, heads, 1, 3)
+        return attend(q, k, v, bias).reshape(B, N, C)
+
+    def _heads(self, x_BNC: Tensor, heads: int, first: int = 0, last: int = 3) -> Tensor:
+        """The parts [first, last) of q, k and v, each [B, h, N, d]."""
+        (B, N, C), parts = x_BNC.shape, last - first
+        out: Tensor = self.qkv(x_BNC, C, first, last).view(B, N, parts, heads, C // heads)
+        return out.permute(2, 0, 3, 1, 4)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
@@ -113,10 +154,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         bias = bias.to(q.dtype)
     if bias is not None and bias.requires_grad and q.device.type == "cpu":
         # Torch's own path for a learned bias here is this one with a search for rows of -inf.
-        return (((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias).softmax(-1) @ v).transpose(
-            1, 2
-        )
+        weights: Tensor = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias
+        return (weights.softmax(-1) @ v).transpose(1, 2)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2)
+
+
+def of_image(k_GhSd: Tensor, batch: int) -> Tensor:
+    """The keys of all windows, [B * G, h, S, d], as those of an image, [B, h, G * S, d]."""
+    _, heads, S, head_dim = k_GhSd.shape
+    return k_GhSd.reshape(batch, -1, heads, S, head_dim).transpose(1, 2).flatten(2, 3)
 
 
 def to_windows(x_BHWC: Tensor, window: Grid) -> Tensor:

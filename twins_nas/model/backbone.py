@@ -8,74 +8,94 @@ Tokens stay channels-last from end to end. Shapes: B batch, H W grid, C channels
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from itertools import product
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from twins_nas.arch import GSA, ArchConfig, Grid, StageConfig, expand, fit_window
-from twins_nas.model.attention import PATCH_EPS, Attention
+from twins_nas.arch import CLS, CONV, GSA, MERGE, ArchConfig, Grid, expand, fit_window
+from twins_nas.model.attention import Attention
 from twins_nas.model.ffn import FeedForward
-from twins_nas.model.position import PEG, AbsoluteTable, RelativeBias
+from twins_nas.model.position import PEG, AbsoluteTable, ClassToken, RelativeBias
 from twins_nas.model.slicing import Elastic, ElasticConv2d, ElasticLayerNorm, ElasticLinear
 from twins_nas.space import SearchSpace
 
-PEG_AFTER = 0
-
 
 class PatchEmbed(nn.Module):
-    """Non-overlapping patches by a strided convolution, then LayerNorm.
+    """Non-overlapping patches by a strided convolution, then LayerNorm where the network has one.
 
     [B, H, W, C] to [B, H // p, W // p, C'].
     """
 
-    def __init__(self, in_dim: int, dim: int, patch: int) -> None:
+    def __init__(self, in_dim: int, dim: int, patch: int, norm: bool) -> None:
         super().__init__()
         self.conv = ElasticConv2d(in_dim, dim, kernel=patch, stride=patch)
-        self.norm = ElasticLayerNorm(dim, PATCH_EPS)
+        self.norm = ElasticLayerNorm(dim) if norm else None
 
-    def forward(self, x_BHWC: Tensor, dim: int) -> Tensor:
+    def forward(self, x_BHWC: Tensor, dim: int, arch: ArchConfig) -> Tensor:
         """Embeds into `dim` channels."""
-        out: Tensor = self.norm(self.conv(x_BHWC, dim))
+        x_BHWC = self.conv(x_BHWC, dim)
+        if self.norm is None or not arch.patch_norm:
+            return x_BHWC
+        out: Tensor = self.norm(x_BHWC, arch.patch_eps)
+        return out
+
+
+class PatchMerge(nn.Module):
+    """Swin's patch merging: four neighbours side by side, LayerNorm, a linear layer without bias.
+
+    [B, H, W, C] to [B, (H + 1) // 2, (W + 1) // 2, C']; an odd grid is zero-padded, as timm does.
+    """
+
+    def __init__(self, in_dim: int, dim: int) -> None:
+        super().__init__()
+        self.norm = ElasticLayerNorm(in_dim, in_groups=4)
+        self.reduction = ElasticLinear(in_dim, dim, in_groups=4, bias=False)
+
+    def forward(self, x_BHWC: Tensor, dim: int, arch: ArchConfig) -> Tensor:
+        """Merges into `dim` channels; the order of neighbours is down, then right (Swin's code)."""
+        B, H, W, C = x_BHWC.shape
+        if H % 2 or W % 2:
+            x_BHWC = F.pad(x_BHWC, (0, 0, 0, W % 2, 0, H % 2))
+        x = x_BHWC.reshape(B, (H + 1) // 2, 2, (W + 1) // 2, 2, C)
+        x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)
+        out: Tensor = self.reduction(self.norm(x, arch.patch_eps), dim)
         return out
 
 
 class Block(nn.Module):
     """Pre-norm attention and MLP with residuals and stochastic depth."""
 
-    def __init__(
-        self, dim: int, hidden_dim: int, attention: Attention, eps: float, drop_path: float
-    ) -> None:
+    def __init__(self, dim: int, hidden_dim: int, attention: Attention, drop_path: float) -> None:
         super().__init__()
-        self.norm1 = ElasticLayerNorm(dim, eps)
+        self.norm1 = ElasticLayerNorm(dim)
         self.attn = attention
-        self.norm2 = ElasticLayerNorm(dim, eps)
+        self.norm2 = ElasticLayerNorm(dim)
         self.mlp = FeedForward(dim, hidden_dim)
         self.drop_path = drop_path
 
-    def forward(self, x_BHWC: Tensor, stage: StageConfig, block: int, window_fit: str) -> Tensor:
-        """The block as `stage` describes its block number `block`; keeps the shape."""
-        letter, rpe = stage.letters[block], "rpe" in stage.pe_kinds
-        y = self.norm1(x_BHWC)
-        if letter == GSA:
-            y = self.attn.glob(y, stage.head_dim, stage.sr_ratio[block], rpe)
-        else:
-            y = self.attn.local(
-                y, stage.head_dim, stage.window_size[block], letter, rpe, window_fit
-            )
-        x_BHWC = x_BHWC + self._drop(y)
-        return x_BHWC + self._drop(self.mlp(self.norm2(x_BHWC), stage.hidden_dim(block)))
+    def forward(
+        self, x_BNC: Tensor, grid: Grid, arch: ArchConfig, index: int, block: int
+    ) -> Tensor:
+        """The block as `arch` describes block number `block` of stage `index`; keeps the shape."""
+        hidden = arch.stages[index].hidden_dim(block)
+        y = self.attn(self.norm1(x_BNC, arch.norm_eps), grid, arch, index, block)
+        x_BNC = x_BNC + self._drop(y)
+        return x_BNC + self._drop(self.mlp(self.norm2(x_BNC, arch.norm_eps), hidden))
 
     def _drop(self, x: Tensor) -> Tensor:
         """Drops the branch of whole images, and scales up the others (arXiv 1603.09382)."""
         if not self.training or self.drop_path == 0:
             return x
         keep = 1 - self.drop_path
-        mask = torch.empty(x.shape[0], 1, 1, 1, dtype=x.dtype, device=x.device).bernoulli_(keep)
+        mask = x.new_empty(x.shape[0], *[1] * (x.dim() - 1)).bernoulli_(keep)
         return x * (mask / keep)
 
 
 class Stage(nn.Module):
-    """A patch embedding for each patch size, positional encodings.
+    """An embedding for each patch size and for patch merging, positional encodings.
 
     And the blocks of the deepest choice.
     """
@@ -88,12 +108,18 @@ class Stage(nn.Module):
         dim, heads = max(options["embed_dim"][0]), most_heads(space, index)
         kinds = {kind for pe in options["pe"][0] for kind in pe.split("+")}
         grid = space.grid(index)
-        patches = (2,) if index else space.arch["patch_size"]
+        patches = (2,) * (CONV in space.arch["downsample"]) if index else space.arch["patch_size"]
+        norm = any(space.arch["patch_norm"])
         self.embed = nn.ModuleDict(
-            {str(patch): PatchEmbed(in_dim, dim, patch) for patch in patches}
+            {str(patch): PatchEmbed(in_dim, dim, patch, norm) for patch in patches}
         )
+        if index and MERGE in space.arch["downsample"]:
+            self.embed[MERGE] = PatchMerge(in_dim, dim)
+        last = index == len(space.stages) - 1
+        self.cls = ClassToken(dim, "ape" in kinds) if last and CLS in space.arch["pool"] else None
         self.ape = AbsoluteTable(dim, grid) if "ape" in kinds else None
-        self.cpe = PEG(dim) if "cpe" in kinds else None
+        pegs = min(max(options["peg_blocks"][0]), len(drop_paths)) if "cpe" in kinds else 0
+        self.cpe = nn.ModuleList(PEG(dim) for _ in range(pegs))
         self.blocks = nn.ModuleList()
         for block, drop_path in enumerate(drop_paths):
             letters, windows, ratios, hidden = block_options(space, index, block)
@@ -101,20 +127,29 @@ class Stage(nn.Module):
             for candidate in [*windows, *([grid] if GSA in letters else [])]:
                 reach = (max(reach[0], candidate[0]), max(reach[1], candidate[1]))
             rpe = RelativeBias(heads, reach, grid) if "rpe" in kinds else None
-            fit = space.arch["window_fit"][0]
-            attention = Attention(dim, ratios if GSA in letters else (), rpe, fit)
-            self.blocks.append(Block(dim, hidden, attention, space.arch["norm_eps"][0], drop_path))
+            attention = Attention(dim, ratios if GSA in letters else (), rpe)
+            self.blocks.append(Block(dim, hidden, attention, drop_path))
 
-    def forward(self, x_BHWC: Tensor, stage: StageConfig, patch: int, window_fit: str) -> Tensor:
-        """The stage as `stage` describes it."""
-        x_BHWC = self.embed[str(patch)](x_BHWC, stage.embed_dim)
-        if self.ape is not None and "ape" in stage.pe_kinds:
+    def forward(self, x_BHWC: Tensor, arch: ArchConfig, index: int) -> tuple[Tensor, Grid]:
+        """The tokens [B, N, C] of the stage, a class token first, and the grid of the others."""
+        stage = arch.stages[index]
+        dim, ape = stage.embed_dim, "ape" in stage.pe_kinds
+        embed = str(2 if index else arch.patch_size)
+        x_BHWC = self.embed[MERGE if index and arch.downsample == MERGE else embed](
+            x_BHWC, dim, arch
+        )
+        if self.ape is not None and ape:
             x_BHWC = self.ape(x_BHWC)
+        B, H, W, C = x_BHWC.shape
+        x_BNC, first = x_BHWC.flatten(1, 2), arch.class_tokens(index)
+        if self.cls is not None and first:
+            x_BNC = torch.cat([self.cls(dim, ape).expand(B, 1, C), x_BNC], 1)
         for block in range(stage.depth):
-            x_BHWC = self.blocks[block](x_BHWC, stage, block, window_fit)
-            if block == PEG_AFTER and self.cpe is not None and "cpe" in stage.pe_kinds:
-                x_BHWC = self.cpe(x_BHWC)
-        return x_BHWC
+            x_BNC = self.blocks[block](x_BNC, (H, W), arch, index, block)
+            if "cpe" in stage.pe_kinds and block < stage.peg_blocks:
+                encoded = self.cpe[block](on_grid(x_BNC, (H, W))).flatten(1, 2)
+                x_BNC = torch.cat([x_BNC[:, :1], encoded], 1) if first else encoded
+        return x_BNC, (H, W)
 
 
 class Backbone(nn.Module):
@@ -131,6 +166,7 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.space, self.in_chans, self.num_classes = space, in_chans, num_classes
+        self.drop_path = drop_path
         self.largest = space.extreme(+1)
         depths = [max(stage["depth"][0]) for stage in space.stages]
         last = max(1, sum(depths) - 1)
@@ -141,25 +177,41 @@ class Backbone(nn.Module):
             start = sum(depths[:index])
             self.stages.append(Stage(space, index, in_dim, rates[start : start + depth]))
             in_dim = max(space.stages[index]["embed_dim"][0])
-        self.norm = ElasticLayerNorm(in_dim, space.arch["norm_eps"][0])
+        self.norm = ElasticLayerNorm(in_dim)
         self.head = ElasticLinear(in_dim, num_classes)
 
+    @property
+    def arch(self) -> ArchConfig:
+        """What `forward` runs without an `arch`: the largest member; of one network, that one."""
+        return self.largest
+
     def forward_stages(self, x_BCHW: Tensor, arch: ArchConfig | None = None) -> list[Tensor]:
-        """The tokens [B, H, W, C] that each stage gives."""
-        arch = arch or self.largest
-        x_BHWC, outputs = x_BCHW.permute(0, 2, 3, 1), []
-        for index, stage in enumerate(arch.stages):
-            x_BHWC = self.stages[index](
-                x_BHWC, stage, 2 if index else arch.patch_size, arch.window_fit
-            )
-            outputs.append(x_BHWC)
-        return outputs
+        """The tokens of the grid [B, H, W, C] that each stage gives."""
+        return [on_grid(x_BNC, grid) for x_BNC, grid in self._tokens(x_BCHW, arch or self.arch)]
 
     def forward(self, x_BCHW: Tensor, arch: ArchConfig | None = None) -> Tensor:
         """Logits [B, classes] of a member of the space; of the largest one without an `arch`."""
-        x_BHWC = self.norm(self.forward_stages(x_BCHW, arch)[-1])
-        logits: Tensor = self.head(x_BHWC.flatten(1, 2).mean(1))
+        arch = arch or self.arch
+        x_BNC, _ = list(self._tokens(x_BCHW, arch))[-1]
+        if arch.pool == CLS:
+            x_BC = self.norm(x_BNC[:, 0], arch.norm_eps)
+        else:
+            x_BC = self.norm(x_BNC, arch.norm_eps).mean(1)
+        logits: Tensor = self.head(x_BC)
         return logits
+
+    def _tokens(self, x_BCHW: Tensor, arch: ArchConfig) -> Iterator[tuple[Tensor, Grid]]:
+        x_BHWC = x_BCHW.permute(0, 2, 3, 1)
+        for index in range(len(arch.stages)):
+            x_BNC, grid = self.stages[index](x_BHWC, arch, index)
+            x_BHWC = on_grid(x_BNC, grid)
+            yield x_BNC, grid
+
+
+def on_grid(x_BNC: Tensor, grid: Grid) -> Tensor:
+    """The tokens of the grid [B, H, W, C], without a class token before them; no copy."""
+    (H, W), (B, N, C) = grid, x_BNC.shape
+    return x_BNC[:, N - H * W :].view(B, H, W, C)
 
 
 def block_options(
@@ -192,8 +244,8 @@ def block_options(
 def most_heads(space: SearchSpace, index: int) -> int:
     """The largest number of heads over the stage's choices."""
     options = space.stages[index]
-    dims, head_dims = options["embed_dim"][0], options["head_dim"][0]
-    return int(max(dim // head for dim in dims for head in head_dims))
+    pairs = product(options["embed_dim"][0], options["head_dim"][0])
+    return max(int(dim // head) for dim, head in pairs if dim % head == 0)
 
 
 def build(
@@ -221,22 +273,21 @@ def initialise(model: Backbone, seed: int) -> None:
         if isinstance(module, ElasticConv2d):
             kernel = module.weight.shape[-1]
             fan_out = kernel * kernel * (1 if module.depthwise else module.out_dim)
-            values = torch.randn(module.weight.shape, generator=generator) * math.sqrt(
-                2.0 / fan_out
-            )
+            normal = torch.randn(module.weight.shape, generator=generator)
+            _set(module.weight, normal * math.sqrt(2.0 / fan_out))
         elif isinstance(module, ElasticLinear):
             std = 0.02 * math.sqrt(512 / module.weight.shape[1])
-            values = _truncated(module.weight.shape, std, generator)
-        elif isinstance(module, AbsoluteTable | RelativeBias):
-            values = _truncated(module.table.shape, 0.02, generator)
+            _set(module.weight, _truncated(module.weight.shape, std, generator))
+        elif isinstance(module, AbsoluteTable | RelativeBias | ClassToken):
+            for table in module.parameters(recurse=False):
+                _set(table, _truncated(table.shape, 0.02, generator))
         else:
             assert not isinstance(module, Elastic) or isinstance(module, ElasticLayerNorm)
-            continue
-        weight = (
-            module.weight if isinstance(module, ElasticConv2d | ElasticLinear) else module.table
-        )
-        with torch.no_grad():
-            weight.copy_(values)
+
+
+def _set(parameter: nn.Parameter, values: Tensor) -> None:
+    with torch.no_grad():
+        parameter.copy_(values)
 
 
 def _truncated(shape: torch.Size, std: float, generator: torch.Generator) -> Tensor:

@@ -47,6 +47,33 @@ class AbsoluteTable(Elastic):
         _copy(self.table, source.at(dim, (rows, columns)))
 
 
+class ClassToken(Elastic):
+    """The learned token that is classified, with its own entry of the APE table (as in PVT)."""
+
+    def __init__(self, dim: int, ape: bool) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.empty(dim))
+        self.position = nn.Parameter(torch.empty(dim)) if ape else None
+
+    def forward(self, dim: int, ape: bool) -> Tensor:
+        """The token [dim]."""
+        whole = dim == self.token.shape[0]
+        token = self.token if whole else self.token[:dim]
+        if not ape:
+            return token
+        assert self.position is not None
+        return token + (self.position if whole else self.position[:dim])
+
+    def take(self, source: Elastic) -> None:
+        """See `Elastic.take`."""
+        assert isinstance(source, ClassToken)
+        dim = self.token.shape[0]
+        _copy(self.token, source.token[:dim])
+        if self.position is not None:
+            assert source.position is not None
+            _copy(self.position, source.position[:dim])
+
+
 class PEG(ElasticConv2d):
     """CPE: x + 3x3 depth-wise convolution of x, zero-padded (CPVT, arXiv 2102.10882)."""
 

@@ -148,23 +148,27 @@ class ElasticConv2d(Elastic):
 
 
 class ElasticLayerNorm(Elastic):
-    """A LayerNorm over the channels that come in."""
+    """A LayerNorm over the channels that come in, `in_groups` equal parts of them."""
 
-    def __init__(self, dim: int, eps: float) -> None:
+    def __init__(self, dim: int, in_groups: int = 1) -> None:
         super().__init__()
-        self.dim, self.eps = dim, eps
-        self.weight = nn.Parameter(torch.ones(dim))
-        self.bias = nn.Parameter(torch.zeros(dim))
+        self.dim, self.in_groups = dim, in_groups
+        self.weight = nn.Parameter(torch.ones(in_groups * dim))
+        self.bias = nn.Parameter(torch.zeros(in_groups * dim))
 
     def sliced(self, dim: int) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the first `dim` channels."""
-        return (self.weight, self.bias) if dim == self.dim else (self.weight[:dim], self.bias[:dim])
+        """Weight and bias of the first `dim` channels of each group."""
+        if dim == self.dim:
+            return self.weight, self.bias
+        if self.in_groups == 1:
+            return self.weight[:dim], self.bias[:dim]
+        weight = self.weight.view(self.in_groups, self.dim)[:, :dim].reshape(-1)
+        return weight, self.bias.view(self.in_groups, self.dim)[:, :dim].reshape(-1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., c] to [..., c]."""
-        dim = x.shape[-1]
-        weight, bias = self.sliced(dim)
-        return F.layer_norm(x, (dim,), weight, bias, self.eps)
+    def forward(self, x: Tensor, eps: float) -> Tensor:
+        """[..., in_groups * c] to the same; `eps` belongs to the architecture, not to weights."""
+        weight, bias = self.sliced(x.shape[-1] // self.in_groups)
+        return F.layer_norm(x, (x.shape[-1],), weight, bias, eps)
 
     def take(self, source: Elastic) -> None:
         """See `Elastic.take`."""

@@ -1,11 +1,19 @@
-"""Weights from one module to another: a subnet out of its supernet."""
+"""Weights from one module to another: a subnet out of its supernet, and to and from others' code.
+
+timm is imported when it is asked for: it takes seconds, and training has no use of it.
+"""
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable, Mapping
 
-from twins_nas.arch import ArchConfig
+import torch
+from torch import Tensor, nn
+
+from twins_nas.arch import CONV, GSA, ArchConfig, Grid
+from twins_nas.errors import UserError
 from twins_nas.model.backbone import Backbone, build
+from twins_nas.model.foreign_names import Rule, load, pvt_rules, store, swin_rules, twins_rules
 from twins_nas.model.slicing import Elastic
 
 
@@ -27,3 +35,64 @@ def extract(supernet: Backbone, arch: ArchConfig) -> Backbone:
                 assert isinstance(source, Elastic)
                 module.take(source)
     return subnet.train(supernet.training)
+
+
+def from_timm(model: nn.Module) -> Backbone:
+    """Our module of a timm `Twins` or `SwinTransformer`, with a copy of its weights.
+
+    Its `.arch` is the network; its input size is the one that timm's was built for.
+
+    Raises:
+        UserError: another model, or one that no architecture describes; names what is in the way.
+    """
+    from twins_nas.model import timm_arch
+
+    read = timm_arch.read(model)
+    ours = build(read.arch, read.input_size, read.in_chans, read.num_classes, read.drop_path)
+    parameter = next(model.parameters())
+    ours.to(device=parameter.device, dtype=parameter.dtype)
+    load(ours, _rules(model)(read.arch), model.state_dict())
+    return ours.train(model.training)
+
+
+def to_timm(model: Backbone) -> nn.Module:
+    """The timm module of our network, with a copy of its weights; the same at our input size.
+
+    Raises:
+        UserError: timm has no such network; names the fields, or asks to extract a member first.
+    """
+    from twins_nas.model import timm_arch
+
+    if model.space.choices:
+        raise UserError("A supernet has no counterpart in timm: extract one of its members first.")
+    described = timm_arch.Described(
+        model.arch, model.space.input_size, model.in_chans, model.num_classes, model.drop_path
+    )
+    theirs = timm_arch.write(described)
+    parameter = next(model.parameters())
+    theirs.to(device=parameter.device, dtype=parameter.dtype)
+    store(model, _rules(theirs)(timm_arch.read(theirs).arch), theirs)
+    return theirs.train(model.training)
+
+
+def from_pvt(state: Mapping[str, Tensor], arch: ArchConfig, input_size: Grid) -> Backbone:
+    """Our module with the weights of the authors' PVT, by the names of their checkpoints.
+
+    Raises:
+        UserError: names that are missing or left over, and shapes that differ.
+    """
+    plain = arch.downsample == CONV and arch.patch_norm
+    if not plain or any((stage.pe, stage.mixer) != ("ape", GSA) for stage in arch.stages):
+        raise UserError(
+            "A PVT has mixer G and pe ape in each stage, downsample conv and patch_norm true."
+        )
+    num_classes = len(state["head.bias"]) if "head.bias" in state else 1000
+    embed = state.get("patch_embed1.proj.weight")
+    in_chans = 3 if embed is None or embed.dim() != 4 else embed.shape[1]
+    ours = build(arch, input_size, in_chans, num_classes)
+    load(ours, pvt_rules(arch), state)
+    return ours.eval()
+
+
+def _rules(theirs: nn.Module) -> Callable[[ArchConfig], list[Rule]]:
+    return twins_rules if type(theirs).__name__ == "Twins" else swin_rules

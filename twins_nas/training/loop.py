@@ -29,7 +29,7 @@ from twins_nas.training.losses import hard_loss, soft_loss
 from twins_nas.training.policy import sandwich
 from twins_nas.training.threads import ThreadChooser
 
-NO_DECAY = ("table", "cpe.weight")
+NO_DECAY = ("table", "cpe")
 LOG_EVERY = 10
 
 
@@ -265,7 +265,8 @@ def optimizer_of(model: nn.Module, recipe: SupernetRecipe) -> torch.optim.AdamW:
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        (free if parameter.ndim < 2 or name.endswith(NO_DECAY) else decayed).append(parameter)
+        spared = parameter.ndim < 2 or any(part in name.split(".") for part in NO_DECAY)
+        (free if spared else decayed).append(parameter)
     groups = [
         {"params": decayed, "weight_decay": recipe.weight_decay},
         {"params": free, "weight_decay": 0.0},
