@@ -105,6 +105,7 @@ def test_the_whole_job_without_ray(here: Path, folder_of_images: Path) -> None:
     assert "plotly" in page and "<script src=" not in page and "base" in page
     assert "supernet training" in done.stderr and "search: done, 28/28 trials" in done.stderr
     assert "validation front" in done.stdout and "base" in done.stdout
+    assert "Hypervolume" in done.stdout and "(n = 2, one supernet)" in done.stdout
     keys = [row["key"] for row in scored(folder).values() if row["cached"] == "no"]
     assert len(keys) == len(set(keys))
     again = run(here, "--resume", "whole")

@@ -31,7 +31,7 @@ from twins_nas.report.files import write_archs, write_front_csv, write_scored_cs
 from twins_nas.report.page import write_front_page
 from twins_nas.report.plots import write_front_png
 from twins_nas.report.rows import About, FrontRow, arch_params, on_front, row_metrics
-from twins_nas.report.table import plain_table, print_front
+from twins_nas.report.table import by_macs, plain_table, print_front
 from twins_nas.runs import RunFolder, Settings
 from twins_nas.space import SearchSpace
 from twins_nas.space_yaml import dump_arch
@@ -39,7 +39,7 @@ from twins_nas.tracking import Run, Tracker
 from twins_nas.training.checkpoint import load_weights, save_weights
 from twins_nas.training.loop import Progress, Trainer
 from twins_nas.tuning.objective import Payload, factory
-from twins_nas.tuning.pareto import front
+from twins_nas.tuning.pareto import front, over_seeds, worst
 from twins_nas.tuning.ray_runner import Resources, run_ray
 from twins_nas.tuning.results import Scored
 from twins_nas.tuning.runner import run_local
@@ -238,6 +238,7 @@ class Pipeline:
             commit=git_commit(),
             machine=machine(),
             date=datetime.now().astimezone(),
+            notes=self.spread(scored),
         )
         size = self.space.input_size
         write_front_csv(folder / "front.csv", rows, self.space.key)
@@ -249,7 +250,7 @@ class Pipeline:
             run.artifact(folder / name, "archs" if name == "archs" else "")
         for file in (self.folder.space_file, self.folder.recipe_file, self.folder.weights):
             run.artifact(file)
-        for number, row in enumerate(rows):
+        for number, row in enumerate(by_macs(rows)):
             name = row.name or f"front {number:02d}"
             run.child(
                 name,
@@ -260,6 +261,21 @@ class Pipeline:
         run.describe(f"```\n{plain_table(rows)}\n```")
         print()
         print_front(rows)
+        print("\n".join(about.notes))
+
+    def spread(self, scored: Sequence[Scored]) -> tuple[str, ...]:
+        """How much the searches of several seeds differ, in a sentence; none for one seed."""
+        if self.recipe.seeds < 2:
+            return ()
+        objectives = self.recipe.objectives
+        reference = worst((row for row in scored if row.name), objectives)
+        sizes, spread = over_seeds(scored, objectives, reference)
+        each = ", ".join(f"{seed}: {size:.2f}" for seed, size in sizes.items())
+        return (
+            f"Hypervolume of {' and '.join(objectives)} by search seed, in % of the box below the"
+            f" worst named network: {each}; mean {spread.mean:.2f}, sd {spread.sd:.2f}"
+            f" (n = {spread.n}, one supernet).",
+        )
 
 
 @dataclass
