@@ -261,7 +261,8 @@ class Pipeline:
         run.describe(f"```\n{plain_table(rows)}\n```")
         print()
         print_front(rows)
-        print("\n".join(about.notes))
+        for note in about.notes:
+            print(note)
 
     def spread(self, scored: Sequence[Scored]) -> tuple[str, ...]:
         """How much the searches of several seeds differ, in a sentence; none for one seed."""

@@ -28,10 +28,13 @@ def toy_space(untied: bool = False) -> SearchSpace:
     windows = ((2, 4, 8), (2, 4), (2, 4), (2,))
     ratios = ((2, 4, 8), (1, 2, 4), (1, 2), (1, 2))
     stages = []
-    for dim, depth, window, ratio in zip(dims, depths, windows, ratios, strict=True):
+    for plain, dim, depth, window, ratio in zip(
+        SearchSpace.point(base, (32, 32)).stages, dims, depths, windows, ratios, strict=True
+    ):
         groups = max(depth) if untied else 1
         stages.append(
             {
+                **plain,
                 "embed_dim": (dim,),
                 "head_dim": ((8,),),
                 "depth": (depth,),
