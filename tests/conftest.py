@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+
+torch.set_num_threads(1)  # other tests and their child processes share the cores
 
 REPO = Path(__file__).parent.parent
 FULL_DATA = REPO.parent / "shared" / "data" / "fashion-mnist"

@@ -335,3 +335,11 @@ def test_unreadable_idx_file(copy: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(UserError, match=r"train-images.* cannot be read \(Permission denied\)"):
         load_copy(copy)
+
+
+def test_recipes_know_the_same_names() -> None:
+    """The names are checked before this package is imported, from a list of their own."""
+    from twins_nas import recipes
+    from twins_nas.data import DATA_SETS
+
+    assert recipes.DATA_SETS == DATA_SETS

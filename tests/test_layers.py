@@ -28,7 +28,11 @@ RANKS = {
 
 ORDER = [(rank, place, name) for rank, names in RANKS.items() for place, name in enumerate(names)]
 RANK_OF = {name: (rank, place) for rank, place, name in ORDER}
-EDGES = {"mlflow": {"tracking.py"}, "ray": {"tuning/ray_runner.py"}, "optuna": {"tuning/study.py"}}
+EDGES = {
+    "mlflow": {"tracking.py"},
+    "ray": {"tuning/ray_runner.py"},
+    "optuna": {"tuning/optuna_sampler.py"},
+}
 
 
 def sources(repo: Path) -> list[Path]:

@@ -31,6 +31,7 @@ from twins_nas.training.checkpoint import (
 from twins_nas.training.loop import Progress, Trainer, learning_rate, optimizer_of
 from twins_nas.training.losses import soft_loss
 from twins_nas.training.policy import sandwich
+from twins_nas.training.threads import ThreadChooser
 
 
 @pytest.fixture(scope="module")
@@ -366,3 +367,40 @@ def test_random_members_differ_from_step_to_step(space: SearchSpace) -> None:
     assert first != [sandwich(space, 2, 1, step) for step in range(5)]
     assert len({arch for step in first for arch in step[2:]}) == 10
     assert space.sample(random.Random(0)) != space.sample(random.Random(1))
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Two threads for torch; one again afterwards."""
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize(("with_two", "with_one", "chosen"), [(1.0, 2.0, 2), (2.0, 1.0, 1)])
+def test_the_faster_number_of_threads_is_chosen(
+    two_threads: None, with_two: float, with_one: float, chosen: int
+) -> None:
+    """By the median of the first steps, an outlier apart."""
+    chooser = ThreadChooser()
+    for seconds in (99.0, with_two, with_two, with_two, 99.0, with_one, with_one, with_one):
+        chooser.took(seconds)
+    assert torch.get_num_threads() == chosen
+
+
+def test_company_ends_the_second_thread(two_threads: None) -> None:
+    """Four slow steps in a row, not three."""
+    chooser = ThreadChooser()
+    for seconds in [1.0] * 4 + [2.0] * 4 + [9.0] * 3 + [1.0] + [9.0] * 3:
+        chooser.took(seconds)
+    assert torch.get_num_threads() == 2
+    chooser.took(9.0)
+    assert torch.get_num_threads() == 1
+
+
+def test_a_fixed_number_of_threads_is_left_alone(two_threads: None) -> None:
+    """Not enabled: a GPU's training."""
+    chooser = ThreadChooser(enabled=False)
+    for seconds in [1.0] * 4 + [0.1] * 9:
+        chooser.took(seconds)
+    assert torch.get_num_threads() == 2

@@ -6,6 +6,8 @@ Each step is durable when it is done, so a run that was stopped goes on where it
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,7 +21,7 @@ from twins_nas.arch import ArchConfig
 from twins_nas.cost import cost
 from twins_nas.data import ImageData, load
 from twins_nas.errors import UserError
-from twins_nas.evaluate import Evaluation, evaluate
+from twins_nas.evaluate import evaluate
 from twins_nas.layer_cost import Cost
 from twins_nas.model.backbone import Backbone, initialise
 from twins_nas.progress import Line, phase
@@ -29,16 +31,18 @@ from twins_nas.report.files import write_archs, write_front_csv, write_scored_cs
 from twins_nas.report.page import write_front_page
 from twins_nas.report.plots import write_front_png
 from twins_nas.report.rows import About, FrontRow, arch_params, on_front, row_metrics
-from twins_nas.report.table import plain_table, print_front
+from twins_nas.report.table import by_macs, plain_table, print_front
 from twins_nas.runs import RunFolder, Settings
 from twins_nas.space import SearchSpace
 from twins_nas.space_yaml import dump_arch
 from twins_nas.tracking import Run, Tracker
 from twins_nas.training.checkpoint import load_weights, save_weights
 from twins_nas.training.loop import Progress, Trainer
-from twins_nas.tuning.pareto import front
+from twins_nas.tuning.objective import Payload, factory
+from twins_nas.tuning.pareto import front, over_seeds, worst
+from twins_nas.tuning.ray_runner import Resources, run_ray
 from twins_nas.tuning.results import Scored
-from twins_nas.tuning.runner import LocalPool, run_search
+from twins_nas.tuning.runner import run_local
 from twins_nas.tuning.spec import Budget, StudySpec
 from twins_nas.tuning.study import Search, SearchStudy
 
@@ -139,37 +143,61 @@ class Pipeline:
         return model
 
     def search(self, model: Backbone, run: Run) -> list[Scored]:
-        """The scored architectures of all search seeds; each is in its journal before it is told."""
+        """The scored networks of all search seeds; each is in its journal before it is told."""
         recipe, data = self.recipe, self.data
         budget = Budget(recipe.budget.max_macs, recipe.budget.max_params)
-        spec = StudySpec(
-            recipe.trials, recipe.objectives, recipe.sampler.name, recipe.sampler.population, budget
-        )
-        search = Search(self.space, spec, self.cost_of, f"{data.name}/{len(data.val)}")
+        sampler = recipe.sampler
+        spec = StudySpec(recipe.trials, recipe.objectives, sampler.name, sampler.population, budget)
+        search = Search(self.space, spec, self.cost_of, self.context(model))
         seeds = range(recipe.seed, recipe.seed + recipe.seeds)
+        looks = [SearchStudy.look(self.folder.studies, search, seed) for seed in seeds]
+        known = [row for look in looks if look is not None for row in look.scored]
+        run.log_scored(known)
+        payload = Payload.of(
+            model,
+            data.val,
+            data.mean,
+            data.std,
+            str(self.device) if self.settings.local else self.device.type,
+            threads=0 if self.settings.local else 1,
+        )
+        with phase("search", recipe.trials * recipe.seeds, "trial", len(known)) as line:
+            best = max((row.top1 for row in known), default=0.0)
 
-        def evaluator(arch: ArchConfig) -> Evaluation:
-            return evaluate(model, data.val, data.mean, data.std, arch)
+            def told(row: Scored) -> None:
+                nonlocal best
+                best = max(best, row.top1)
+                run.log_scored([row])
+                line.advance(1, note=f"best val top-1 {best:.2f} %")
 
-        rows: list[Scored] = []
-        for seed in seeds:
-            study = SearchStudy(self.folder.studies, search, seed)
-            run.log_scored(study.scored)
-            with phase(f"search, seed {seed}", recipe.trials, "trial", len(study.scored)) as line:
+            arguments = (self.folder.studies, search, seeds, factory(payload))
+            if self.settings.local:
+                return run_local(*arguments, told)
+            return run_ray(*arguments, self.resources(payload), told)
 
-                def told(row: Scored) -> None:
-                    run.log_scored([row])
-                    line.advance(1, note=f"top-1 {row.top1:.2f} %")
+    def context(self, model: Backbone) -> str:
+        """What the scores are of: the weights and the images."""
+        digest = hashlib.sha256()
+        for value in model.state_dict().values():
+            digest.update(value.cpu().numpy().tobytes())
+        return f"{self.data.name}, {len(self.data.val)} images, weights {digest.hexdigest()[:16]}"
 
-                run_search(study, LocalPool(lambda: evaluator), told)
-            rows += study.scored
-            study.close()
-        return rows
+    def resources(self, payload: Payload) -> Resources:
+        """Evaluators for Ray: one a core, or two that share the GPU, unless the recipe says."""
+        cuda = self.device.type == "cuda"
+        asked = self.recipe.evaluators
+        cores = (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1
+        )
+        number = asked if isinstance(asked, int) else 2 if cuda else cores
+        return Resources(number, 1 / number if cuda else 0.0, payload.bytes)
 
     def front(self, model: Backbone, scored: Sequence[Scored]) -> list[FrontRow]:
         """The validation front and the named networks, on the test images: their only reading."""
         found = front(scored, self.recipe.objectives)
-        named = {row.key: row for row in scored if row.name}
+        named = {row.key: row for row in reversed(scored) if row.name}
         chosen = {row.key: row for row in [*found, *named.values()]}
         seeds: dict[str, set[int]] = {}
         for row in scored:
@@ -210,6 +238,7 @@ class Pipeline:
             commit=git_commit(),
             machine=machine(),
             date=datetime.now().astimezone(),
+            notes=self.spread(scored),
         )
         size = self.space.input_size
         write_front_csv(folder / "front.csv", rows, self.space.key)
@@ -221,7 +250,7 @@ class Pipeline:
             run.artifact(folder / name, "archs" if name == "archs" else "")
         for file in (self.folder.space_file, self.folder.recipe_file, self.folder.weights):
             run.artifact(file)
-        for number, row in enumerate(rows):
+        for number, row in enumerate(by_macs(rows)):
             name = row.name or f"front {number:02d}"
             run.child(
                 name,
@@ -232,6 +261,22 @@ class Pipeline:
         run.describe(f"```\n{plain_table(rows)}\n```")
         print()
         print_front(rows)
+        for note in about.notes:
+            print(note)
+
+    def spread(self, scored: Sequence[Scored]) -> tuple[str, ...]:
+        """How much the searches of several seeds differ, in a sentence; none for one seed."""
+        if self.recipe.seeds < 2:
+            return ()
+        objectives = self.recipe.objectives
+        reference = worst((row for row in scored if row.name), objectives)
+        sizes, spread = over_seeds(scored, objectives, reference)
+        each = ", ".join(f"{seed}: {size:.2f}" for seed, size in sizes.items())
+        return (
+            f"Hypervolume of {' and '.join(objectives)} by search seed, in % of the box below the"
+            f" worst named network: {each}; mean {spread.mean:.2f}, sd {spread.sd:.2f}"
+            f" (n = {spread.n}, one supernet).",
+        )
 
 
 @dataclass

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from twins_nas.config import load_document
+from twins_nas.errors import did_you_mean
 from twins_nas.schema import Model, number, problem, problem_at, whole
 from twins_nas.yaml_nodes import write
 
@@ -17,14 +18,31 @@ MOST_SEED = 2**32 - 1
 QUALITIES = ("top1", "loss")
 COSTS = ("macs", "params")
 
+FOLDER = "imagefolder:"
+DATA_SETS = (
+    "fashion-mnist-mini",
+    "fashion-mnist",
+    "mnist",
+    "cifar10",
+    "cifar100",
+    f"{FOLDER}PATH",
+)
+"""What `twins_nas.data` knows, named here so that a typo is told before torch is imported."""
+
 Objective = Literal["top1", "loss", "macs", "params"]
 Switch = Annotated[bool, Field(strict=True)]
 
 
-def _not_empty(text: str) -> str:
-    if not text:
-        raise problem("is empty")
-    return text
+def _data_set(name: str) -> str:
+    known = name in DATA_SETS[:-1] or (
+        name.startswith(FOLDER) and name not in (FOLDER, DATA_SETS[-1])
+    )
+    if not known:
+        raise problem(
+            f"{name!r} is no data set that is known{did_you_mean(name, DATA_SETS)}",
+            ", ".join(DATA_SETS),
+        )
+    return name
 
 
 class SamplerRecipe(Model):
@@ -60,7 +78,7 @@ class BudgetRecipe(Model):
 class DataRecipe(Model):
     """The images."""
 
-    name: Annotated[str, AfterValidator(_not_empty)] = Field(
+    name: Annotated[str, AfterValidator(_data_set)] = Field(
         default="fashion-mnist-mini", description="a data set that `twins_nas.data` knows"
     )
     val_images: Annotated[int, whole(1, 10_000_000)] = Field(
@@ -72,42 +90,42 @@ class SupernetRecipe(Model):
     """The training of the weight-sharing network: AdamW, cosine schedule, sandwich rule."""
 
     epochs: Annotated[int, whole()] = Field(
-        default=60, description="passes over the training images"
+        default=6, description="passes over the training images"
     )
     batch_size: Annotated[int, whole(1, 65_536)] = Field(
-        default=128, description="images of a batch"
+        default=32, description="images of a batch"
     )
     accumulate: Annotated[int, whole(1, 1024)] = Field(
         default=1, description="batches whose gradients are summed for one step"
     )
     lr: Annotated[float, number(above=0, most=10)] = Field(
-        default=1e-3, description="learning rate at the end of the warm-up"
+        default=2e-3, description="learning rate at the end of the warm-up"
     )
     weight_decay: Annotated[float, number(0, 1)] = Field(
         default=0.05, description="of weights; norms, biases and position tables have none"
     )
     warmup: Annotated[float, number(0, below=1)] = Field(
-        default=0.05, description="part of all steps over which the learning rate grows from 0"
+        default=0.1, description="part of all steps over which the learning rate grows from 0"
     )
     clip_norm: Annotated[float, number(above=0)] = Field(
-        default=1.0, description="largest norm of the gradient of a step"
+        default=5.0, description="largest norm of the gradient of a step"
     )
     random_subnets: Annotated[int, whole(0, 64)] = Field(
-        default=2, description="networks drawn for a step, besides the largest and the smallest"
+        default=1, description="networks drawn for a step, besides the largest and the smallest"
     )
     distill: Literal["kl", "none"] = Field(
         default="kl", description="what the others learn from the largest network of their step"
     )
     distill_weight: Annotated[float, number(above=0, most=1)] = Field(
-        default=1.0,
+        default=0.5,
         description="part of the others' loss that the largest gives; the labels give the rest",
     )
     label_smoothing: Annotated[float, number(0, below=1)] = Field(
-        default=0.1, description="probability taken from the true class and spread over all"
+        default=0.0, description="probability taken from the true class and spread over all"
     )
     flip: Switch = Field(default=True, description="mirrors half of the training images")
     crop_padding: Annotated[int, whole(0, 64)] = Field(
-        default=2, description="pixels of padding from which a random crop is taken; 0: no crop"
+        default=0, description="pixels of padding from which a random crop is taken; 0: no crop"
     )
     drop_path: Annotated[float, number(0, below=1)] = Field(
         default=0.0, description="probability that the last block of the largest network is skipped"
@@ -132,7 +150,7 @@ class SearchRecipe(Model):
         description="what the front trades: top1 up, loss, macs and params down",
     )
     trials: Annotated[int, whole(3, 1_000_000)] = Field(
-        default=500, description="networks that one search evaluates"
+        default=300, description="networks that one search evaluates"
     )
     sampler: SamplerRecipe = Field(
         default=SamplerRecipe(), description="what proposes the networks"

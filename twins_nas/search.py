@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,17 +14,10 @@ from typing import Any
 from twins_nas.config import collect, find, load_space
 from twins_nas.cost import cost
 from twins_nas.errors import UserError, exit_with
-from twins_nas.recipes import SearchRecipe, load_recipe
+from twins_nas.recipes import FOLDER, SearchRecipe, load_recipe
 from twins_nas.runs import RunFolder, Settings
 from twins_nas.space import SearchSpace
-
-ENVIRONMENT = {
-    "OMP_WAIT_POLICY": "PASSIVE",
-}
-"""Threads that wait must sleep.
-
-Spinning ones made a step 10 to 15 times slower beside one busy process (docs/LOG.md).
-"""
+from twins_nas.tuning.spec import Budget, check_budget
 
 
 @dataclass(frozen=True)
@@ -102,9 +94,16 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
         "supernet.epochs": args.epochs,
         "budget.max_macs": args.max_macs,
         "budget.max_params": args.max_params,
-        "data.name": args.data,
+        "data.name": _absolute(args.data),
     }
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _absolute(data: str | None) -> str | None:
+    """A run may be gone on with from another folder."""
+    if data is None or not data.startswith(FOLDER) or data == FOLDER:
+        return data
+    return FOLDER + str(Path(data.removeprefix(FOLDER)).expanduser().absolute())
 
 
 def plan(args: argparse.Namespace) -> Plan:
@@ -130,35 +129,18 @@ def plan(args: argparse.Namespace) -> Plan:
         lambda: load_space(find("space", args.space)),
         lambda: load_recipe(find("search", args.recipe), overrides(args)),
     )
-    check_budget(space, recipe)
+    budget = Budget(recipe.budget.max_macs, recipe.budget.max_params)
+    check_budget(space, lambda arch: cost(arch, space.input_size, 1, 2), budget)
     name = args.name or f"{space.name}-{Path(args.recipe).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     root = None if args.data_root is None else str(Path(args.data_root).absolute())
     settings = Settings(root, args.download, args.local, args.device)
     return Plan(RunFolder.create(args.out, name, space, recipe, settings), space, recipe, settings)
 
 
-def check_budget(space: SearchSpace, recipe: SearchRecipe) -> None:
-    """Refuses a budget that the smallest member of the space is over.
-
-    Raises:
-        UserError: says what the smallest member costs.
-    """
-    smallest = cost(space.extreme(-1), space.input_size, 1, 2)
-    for name, value in (("macs", smallest.macs), ("params", smallest.params)):
-        limit = getattr(recipe.budget, f"max_{name}")
-        if limit is not None and limit < value:
-            raise UserError(
-                f"max_{name} {limit:,} is below the smallest member of {space.name}, which has"
-                f" {value:,}; give at least that."
-            )
-
-
 def main() -> int:
     """The command."""
     args = parser().parse_args()
     work = plan(args)
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
     from twins_nas.pipeline import Pipeline
 
     resume = f"python -m twins_nas.search --resume {work.folder.path.name}" + (

@@ -152,6 +152,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     """Scaled dot-product attention of [B, h, N, d] with keys [B, h, M, d]; gives [B, N, h, d]."""
     if bias is not None and bias.dtype != q.dtype:
         bias = bias.to(q.dtype)
+    if bias is not None and bias.requires_grad and q.device.type == "cpu":
+        # Torch's own path for a learned bias here is this one with a search for rows of -inf.
+        weights: Tensor = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias
+        return (weights.softmax(-1) @ v).transpose(1, 2)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2)
 
 

@@ -27,6 +27,7 @@ from twins_nas.recipes import SupernetRecipe
 from twins_nas.training.checkpoint import load_checkpoint, save_checkpoint
 from twins_nas.training.losses import hard_loss, soft_loss
 from twins_nas.training.policy import sandwich
+from twins_nas.training.threads import ThreadChooser
 
 NO_DECAY = ("table", "cpe")
 LOG_EVERY = 10
@@ -100,9 +101,12 @@ class Trainer:
     def _loop(self, interrupted: threading.Event) -> None:
         minibatches = self._minibatches()
         window: list[dict[str, float]] = []
+        threads = ThreadChooser(enabled=self.device.type == "cpu")
         started = time.monotonic()
         while self.step < self.steps and not interrupted.is_set():
+            before = time.monotonic()
             window.append(self._one_step(minibatches))
+            threads.took(time.monotonic() - before)
             self.step += 1
             ended = self.step % self.steps_per_epoch == 0 or self.step == self.steps
             if self.step % LOG_EVERY == 0 or ended:

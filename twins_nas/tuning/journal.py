@@ -5,7 +5,7 @@ Why not Optuna's own `JournalFileBackend` (Optuna 5.0.0):
 - each parameter is a line with a lock file and an fsync of its own: 60 of them a trial with 58
   choices. Here a proposal is one line, and only a score waits for the disk.
 - a partial last line, left by a writer killed in the midst of it, stays there; the next line is
-  glued to it, and from then on the file cannot be read. Here it is cut off.
+  glued to it, so the next trial that is asked for ends with an AttributeError. Here it is cut off.
 - the lock is a file: one left by a killed writer stops the next one for 30 seconds. Here the lock
   is the kernel's, which ends with the process; and there is one writer, not many.
 """

@@ -95,4 +95,5 @@ def _signs(objectives: Sequence[str]) -> NDArray[np.float64]:
 
 def _minimised(rows: Sequence[Scored], objectives: Sequence[str]) -> NDArray[np.float64]:
     values = [[float(getattr(row, word)) for word in objectives] for row in rows]
-    return _signs(objectives) * np.array(values)
+    minimised: NDArray[np.float64] = _signs(objectives) * np.array(values)
+    return minimised

@@ -1,4 +1,4 @@
-"""Searches under Ray Tune, and the only file that imports it; the import comes when a search starts.
+"""Searches under Ray Tune, and the only file that imports it; the import comes with a search.
 
 One Tune trial is one search (a seed). Its evaluators are actors inside the trial's placement group,
 and keep the supernet and the images as long as the search lasts. Seeds follow each other, so that
@@ -16,6 +16,7 @@ import math
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 import time
 from collections import deque
@@ -47,7 +48,7 @@ LEAST_STORE = 128 * 2**20
 
 @dataclass(frozen=True)
 class Resources:
-    """How many evaluators there are, the share of a GPU of each, and the size of what they share."""
+    """How many evaluators there are, the share of a GPU of each, the size of what they share."""
 
     evaluators: int = 2
     gpus: float = 0.0
@@ -95,7 +96,7 @@ def run_ray(
                 rows[row.seed, row.number] = row
                 on_scored(row)
 
-        with _cluster(resources) as temporary:
+        with cluster(resources) as temporary:
             _fit(_Job(folder.absolute(), search, resources), left, factory, take, temporary)
     order = {seed: index for index, seed in enumerate(seeds)}
     return sorted(rows.values(), key=lambda row: (order[row.seed], row.number))
@@ -107,17 +108,27 @@ def _fit(
     import ray
     from ray import tune
 
-    class Rows(tune.Callback):  # type: ignore[misc]
+    class Rows(tune.Callback):
         """Takes the rows that the trials report, in the driver."""
 
-        fault = ""
+        error: Exception | None = None
 
         def on_trial_result(
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
         ) -> None:
-            self.fault = result.get("fault", "") or self.fault
-            for row in json.loads(result.get("rows", "[]")):
-                take(Scored.from_dict(row))
+            try:
+                if "fault" in result:
+                    raise UserError(result["fault"])
+                for row in json.loads(result.get("rows", "[]")):
+                    take(Scored.from_dict(row))
+            except Exception as error:
+                self.error = error
+                raise
+
+        def on_trial_recover(
+            self, iteration: int, trials: list[Any], trial: Any, **info: Any
+        ) -> None:
+            print("A search's process ended; it goes on from its journal.", file=sys.stderr)
 
         def __deepcopy__(self, memo: object) -> Rows:
             return self
@@ -129,7 +140,7 @@ def _fit(
     callback = Rows()
     bundles = [{"CPU": 0.0}, *[_bundle(job.resources)] * job.resources.evaluators]
     trainable = tune.with_parameters(_search, job=job, factory=[ray.put(factory)])
-    results = tune.Tuner(
+    tuner = tune.Tuner(
         tune.with_resources(trainable, tune.PlacementGroupFactory(bundles)),
         param_space={"seed": tune.grid_search(seeds)},
         tune_config=tune.TuneConfig(max_concurrent_trials=1),
@@ -140,18 +151,24 @@ def _fit(
             callbacks=[callback],
             failure_config=tune.FailureConfig(max_failures=RETRIES),
         ),
-    ).fit()
-    if callback.fault:
-        raise UserError(callback.fault)
+    )
+    try:
+        results = tuner.fit()
+    except tune.TuneError:
+        # Tune makes one long text of what a callback raises.
+        if callback.error is not None:
+            raise callback.error from None
+        raise
     for error in results.errors:
-        raise RuntimeError("A search under Ray ended before its time.") from error
+        raise RuntimeError(f"A search under Ray was given up after {RETRIES + 1} tries.") from error
 
 
 def _search(config: dict[str, Any], job: _Job, factory: list[Any]) -> None:
     """A Tune trial: the search of a seed."""
     from ray import tune
 
-    last, rows = 0.0, []
+    last = 0.0
+    rows: list[Scored] = []
 
     def report() -> None:
         nonlocal last
@@ -192,13 +209,13 @@ class RayPool:
 
         self.size = resources.evaluators
         bundle = _bundle(resources)
-        made = ray.remote(_Evaluator).options(
+        made: Any = ray.remote(_Evaluator).options(
             num_cpus=bundle["CPU"], num_gpus=bundle.get("GPU", 0), max_restarts=-1
         )
         self._actors = [made.remote(factory) for _ in range(self.size)]
-        faults = [fault for fault in ray.get([actor.fault.remote() for actor in self._actors])]
-        if any(faults):
-            raise UserError(f"an evaluator could not be started: {max(faults)}")
+        fault = max(ray.get([actor.fault.remote() for actor in self._actors]))
+        if fault:
+            raise UserError(f"An evaluator could not be started: {fault}")
         self._queue: deque[tuple[int, ArchConfig]] = deque()
         self._given: list[dict[Any, tuple[int, ArchConfig]]] = [{} for _ in self._actors]
         self._innocent: set[Any] = set()
@@ -216,7 +233,7 @@ class RayPool:
             under_way = [reference for given in self._given for reference in given]
             (reference,), _ = ray.wait(under_way, num_returns=1)
             given = next(given for given in self._given if reference in given)
-            first = next(iter(given)) is reference and reference not in self._innocent
+            first = next(iter(given)) == reference and reference not in self._innocent
             ticket, arch = given.pop(reference)
             self._innocent.discard(reference)
             try:
@@ -271,13 +288,16 @@ def _bundle(resources: Resources) -> dict[str, float]:
 
 
 @contextmanager
-def _cluster(resources: Resources) -> Iterator[Path]:
+def cluster(resources: Resources) -> Iterator[Path]:
     """A Ray of this process alone, with a temporary folder, or the one that it has already."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     # A token given here is written nowhere; Ray would write one into the home directory.
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    # Ray's processes look for modules where this process does: no other way is told to them all.
+    paths = [str(Path(__file__).parents[2]), *sys.path]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, dict.fromkeys(paths)))
     import ray
 
     temporary = Path(tempfile.mkdtemp(prefix="tn-"))
@@ -294,6 +314,8 @@ def _cluster(resources: Resources) -> Iterator[Path]:
                 object_store_memory=LEAST_STORE + 2 * resources.payload_bytes,
                 _temp_dir=str(temporary),
             )
+        # What it says of a killed process, with a traceback, `Rows` says in a sentence.
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         yield temporary
     finally:
         if started:

@@ -48,9 +48,10 @@ class Score(NamedTuple):
 class Scored:
     """A scored architecture, `number` counting the trials of its search seed from 0.
 
-    `name` says which of the three fixed first trials it is; `top1` in percent and `loss` in nats are
-    those of `n` validation images; `seconds` are those of the evaluation, and of the earlier one
-    where the row is `cached`. A row that is not `feasible` is over the budget.
+    `name` says which of the three fixed first trials it is: base, smallest, largest, or none.
+    `top1` in percent and `loss` in nats are those of `n` validation images; `seconds` are those of
+    the evaluation, of the earlier one where the row is `cached`. A row that is not `feasible` is
+    over the budget.
     """
 
     number: int

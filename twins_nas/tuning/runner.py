@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from twins_nas.arch import ArchConfig
 from twins_nas.errors import UserError
 from twins_nas.tuning.results import EvaluationLike, Score, Scored
-from twins_nas.tuning.study import SearchStudy
+from twins_nas.tuning.study import Search, SearchStudy
 
 DEATHS = 2
 PATIENCE = 10
@@ -81,18 +83,19 @@ def run_search(
     on_scored: Callable[[Scored], None] = lambda row: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Scores what the study proposes until it is finished; each row is in its journal when it is given.
+    """Scores what the study proposes until it is finished; rows are in its journal when given.
 
     An evaluation whose process dies is tried `DEATHS` times more, any other failure is recorded at
-    once. The study may be stopped and gone on with at any moment.
+    once. The study may be stopped at any moment; to go on, open it anew.
 
     Raises:
         UserError: the journal cannot be written, or `PATIENCE` evaluations in a row failed.
     """
-    if pool.size > study.search.spec.window:
+    spec = study.search.spec
+    if pool.size > spec.window:
         print(
-            f"only {study.search.spec.window} of {pool.size} evaluators are used: {study.search.spec.sampler} would"
-            f" propose worse with more in flight (population {study.search.spec.population}).",
+            f"Only {spec.window} of {pool.size} evaluators are busy: with more trials in flight"
+            f" {spec.sampler} (population {spec.population}) would propose worse.",
             file=sys.stderr,
         )
     deaths: Counter[int] = Counter()
@@ -118,3 +121,26 @@ def run_search(
             pool.submit(done.ticket, study.asked(done.ticket).arch)
         else:
             study.record(done.ticket, done.outcome)
+
+
+def run_local(
+    folder: Path,
+    search: Search,
+    seeds: Sequence[int],
+    factory: Factory,
+    on_scored: Callable[[Scored], None] = lambda row: None,
+) -> list[Scored]:
+    """Runs, or goes on with, the search of each seed in this process; gives all their rows.
+
+    `on_scored` is called for each row that was not in a journal before.
+
+    Raises:
+        UserError: a journal cannot be used, or all evaluations fail.
+    """
+    rows: list[Scored] = []
+    pool = LocalPool(factory)
+    for seed in seeds:
+        with closing(SearchStudy(folder, search, seed)) as study:
+            run_search(study, pool, on_scored)
+            rows += study.scored
+    return rows

@@ -2,8 +2,8 @@
 
 A trial's life: it is proposed (a line in the journal, with its parameters and costs), scored (its
 figures join it, on the disk for good), and told (complete or failed). Trials are told in the order
-of their numbers, and each is proposed when exactly those a `window` back are told, by a sampler that
-is seeded anew from (seed, number). Therefore
+of their numbers, and each is proposed when exactly those a `window` back are told, by a sampler
+that is seeded anew from (seed, number). Therefore
 
 - the same seed gives the same search with any number of evaluators, whatever the timing;
 - a search that was killed goes on as if it had not been: a trial that was under way is scored again
@@ -39,7 +39,8 @@ class Asked(NamedTuple):
     name: str
     arch: ArchConfig
     key: str
-    cost: Cost
+    macs: int
+    params: int
 
 
 class Step(NamedTuple):
@@ -200,14 +201,14 @@ class SearchStudy:
         proposal = proposals.propose(number, named)
         arch = search.space.decode(proposal.encoding)
         cost, name = search.cost_of(arch), NAMES[number] if named else ""
-        asked = Asked(number, name, arch, search.space.key(arch), cost)
-        about = {"arch": asked.key, "name": name, "macs": cost.macs, "params": cost.params}
+        key = search.space.key(arch)
+        about = {"arch": key, "name": name, "macs": cost.macs, "params": cost.params}
         params = {
             choice.name: choice.values.index(proposal.encoding[choice.name])
             for choice in search.space.choices
         }
         self._count += 1
-        self._put(asked)
+        self._put(Asked(number, name, arch, key, cost.macs, cost.params))
         trial = TrialRecord(params, about, proposal.system_attrs)
         lines = records.propose(trial, proposals.distributions)
         return [*records.remember(proposal.study_attrs), *lines]
@@ -260,13 +261,13 @@ class SearchStudy:
     def _recorded(self, number: int, trial: TrialRecord) -> Asked:
         space, about = self.search.space, trial.user_attrs
         encoding = {item.name: item.values[trial.params[item.name]] for item in space.choices}
-        cost = Cost(about["params"], about["macs"])
-        return Asked(number, about["name"], space.decode(encoding), about["arch"], cost)
+        arch = space.decode(encoding)
+        return Asked(number, about["name"], arch, about["arch"], about["macs"], about["params"])
 
     def _row(self, asked: Asked, score: Score, cached: bool) -> Scored:
-        number, name, arch, key, cost = asked
-        feasible = self.search.spec.budget.excess(cost) <= 0
-        about = (number, self.seed, name, arch, key, cost.macs, cost.params)
+        number, name, arch, key, macs, params = asked
+        feasible = self.search.spec.budget.excess(Cost(params, macs)) <= 0
+        about = (number, self.seed, name, arch, key, macs, params)
         return Scored(*about, *score, cached=cached, feasible=feasible)
 
     def _failure(self, asked: Asked, reason: str) -> Failed:

@@ -1,0 +1,87 @@
+"""What is scored: a member of a trained supernet, on the search's validation images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from twins_nas.arch import ArchConfig
+from twins_nas.data import Images, ImageSet
+from twins_nas.evaluate import Evaluation, evaluate
+from twins_nas.model.backbone import Backbone
+from twins_nas.space import SearchSpace
+from twins_nas.tuning.runner import Evaluator
+
+
+@dataclass(frozen=True, eq=False)
+class Payload:
+    """What an evaluator needs, in plain arrays: Ray shares those between processes without a copy.
+
+    `images` are pixels (uint8, BCHW) and labels, or image files that are read batch by batch.
+    `threads` of each evaluator on the CPU; 0 leaves torch its own.
+    """
+
+    space: SearchSpace
+    weights: dict[str, NDArray[Any]]
+    images: tuple[NDArray[np.uint8], NDArray[np.int64]] | ImageSet
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    in_chans: int
+    num_classes: int
+    device: str = "cpu"
+    batch_size: int = 500
+    threads: int = 1
+
+    @classmethod
+    def of(
+        cls,
+        model: Backbone,
+        images: ImageSet,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: str = "cpu",
+        batch_size: int = 500,
+        threads: int = 1,
+    ) -> Payload:
+        """The payload of a trained supernet."""
+        weights = {name: value.cpu().numpy() for name, value in model.state_dict().items()}
+        held = images.to("cpu").numpy() if isinstance(images, Images) else images
+        about = (tuple(mean), tuple(std), model.in_chans, model.num_classes)
+        return cls(model.space, weights, held, *about, device, batch_size, threads)
+
+    @property
+    def bytes(self) -> int:
+        """The size of the arrays."""
+        arrays = [*self.weights.values(), *(self.images if isinstance(self.images, tuple) else ())]
+        return sum(array.nbytes for array in arrays)
+
+
+def build_evaluator(payload: Payload) -> Evaluator:
+    """Builds the supernet and loads its weights, once; gives what scores its members."""
+    if payload.threads:
+        torch.set_num_threads(payload.threads)
+    model = Backbone(payload.space, in_chans=payload.in_chans, num_classes=payload.num_classes)
+    # The arrays may be read-only; `load_state_dict` copies them.
+    weights = {name: torch.tensor(value) for name, value in payload.weights.items()}
+    model.load_state_dict(weights)
+    model.to(payload.device).eval()
+    images = payload.images
+    if isinstance(images, tuple):
+        images = Images.from_numpy(*images)
+        images = images if payload.device == "cpu" else images.to(payload.device)
+
+    def score(arch: ArchConfig) -> Evaluation:
+        return evaluate(model, images, payload.mean, payload.std, arch, payload.batch_size)
+
+    return score
+
+
+def factory(payload: Payload) -> partial[Evaluator]:
+    """`build_evaluator` of a payload, as pools take it; it can be sent to other processes."""
+    return partial(build_evaluator, payload)
