@@ -23,7 +23,8 @@ from twins_nas.model.transfer import extract
 from twins_nas.seeds import SEEDS, seed
 from twins_nas.space import SearchSpace
 
-SMALL_SPACES = ["svt", "pcpvt"]
+SMALL_SPACES = ["svt", "pcpvt", "families"]
+MICRO = [name for name in SEEDS if name.endswith("micro")]
 
 
 def supernet_of(name: str, in_chans: int = 1) -> Backbone:
@@ -37,15 +38,36 @@ def supernet_of(name: str, in_chans: int = 1) -> Backbone:
     return model.eval()
 
 
-@pytest.mark.parametrize("name", SMALL_SPACES)
-def test_extracted_modules_equal_their_slices(name: str) -> None:
-    """200 random members: same logits, to the bit."""
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("svt", 200),
+        ("pcpvt", 200),
+        ("families", 60),
+        pytest.param("families", 1000, marks=pytest.mark.long),
+    ],
+)
+def test_extracted_modules_equal_their_slices(name: str, number: int) -> None:
+    """Random members: same logits, to the bit."""
     model, rng = supernet_of(name), random.Random(1)
     images = torch.randn(2, 1, 32, 32)
-    for _ in range(200):
+    for _ in range(number):
         arch = model.space.sample(rng)
         with torch.no_grad():
             assert torch.equal(model(images, arch), extract(model, arch)(images)), str(arch)
+
+
+def test_one_supernet_holds_the_families() -> None:
+    """PVT, CPVT, Twins-PCPVT, Twins-SVT and Swin by name, with five keys, to the bit."""
+    model = supernet_of("families")
+    archs = {name: seed(name) for name in MICRO}
+    assert len({model.space.key(arch) for arch in archs.values()}) == len(archs) == 5
+    images = torch.randn(2, 1, 32, 32)
+    with torch.no_grad():
+        logits = [model(images, arch) for arch in archs.values()]
+        extracted = [extract(model, arch)(images) for arch in archs.values()]
+    assert all(torch.equal(*pair) for pair in zip(logits, extracted, strict=True))
+    assert len({float(item[0, 0]) for item in logits}) == 5
 
 
 @pytest.mark.parametrize("number", [3, pytest.param(10, marks=pytest.mark.long)])
@@ -63,7 +85,10 @@ def test_extracted_modules_equal_their_slices_at_224(number: int) -> None:
 @pytest.mark.parametrize(
     ("name", "number"),
     [
-        *((name, 200) for name in SMALL_SPACES),
+        ("svt", 200),
+        ("pcpvt", 200),
+        ("families", 60),
+        pytest.param("families", 1000, marks=pytest.mark.long),
         ("imagenet/svt_small", 20),
         pytest.param("imagenet/svt_small", 200, marks=pytest.mark.long),
     ],
