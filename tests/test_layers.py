@@ -15,14 +15,14 @@ import pytest
 RANKS = {
     0: ["errors", "files", "layer_cost"],
     1: ["arch"],
-    2: ["seeds", "cost", "yaml_nodes", "schema"],
+    2: ["seeds", "published", "cost", "yaml_nodes", "schema"],
     3: ["space", "space_schema", "space_fill", "space_yaml", "config"],
     4: ["recipes", "runs", "model", "progress"],
     5: ["data", "evaluate", "stats", "provenance", "store", "tracking"],
     6: ["training"],
     7: ["tuning"],
     9: ["report"],
-    10: ["pipeline", "search"],
+    10: ["pipeline", "search", "profile"],
 }
 """Within a rank, files import one another in the order that they are named in."""
 
@@ -125,7 +125,8 @@ sys.meta_path.insert(0, Block())
         ),
         (
             ["torch", "ray", "mlflow", "optuna", "matplotlib", "plotly", "scipy"],
-            "import twins_nas.config, twins_nas.recipes, twins_nas.search, twins_nas.cost",
+            "import twins_nas.config, twins_nas.recipes, twins_nas.search, twins_nas.cost,"
+            " twins_nas.profile",
         ),
     ],
     ids=["core without its edges", "search without ray and mlflow", "a typo without torch"],
