@@ -130,7 +130,7 @@ def write_archs(folder: Path, rows: Sequence[FrontRow], dump_arch: Words) -> lis
 def arch_files(rows: Sequence[FrontRow]) -> list[str]:
     """The file names in `archs/`, in the order of the table: `03.yaml`, `04_base.yaml`."""
     return [
-        f"{number:02d}{'_' if row.name else ''}{row.name}.yaml"
+        f"{number:02d}{'_' if row.name else ''}{row.name.replace(', ', '_')}.yaml"
         for number, row in enumerate(by_macs(rows))
     ]
 

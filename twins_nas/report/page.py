@@ -12,11 +12,11 @@ from typing import Any
 from twins_nas.files import write_text
 from twins_nas.report.plots import MEGA, label_place, log_is_better, lowest_shown
 from twins_nas.report.rows import (
-    BASE,
     About,
     FrontRow,
     ScoredRow,
     drawable,
+    is_base,
     macs_text,
     params_text,
     percent_with_interval,
@@ -100,7 +100,7 @@ def _about(rows: Sequence[FrontRow], about: About) -> list[tuple[str, str]]:
 def _body(rows: Sequence[FrontRow]) -> list[str]:
     front, lines = val_front(rows), []
     for number, (row, line) in enumerate(zip(rows, cells(rows), strict=True)):
-        kind = "base" if row.name == BASE else "" if row in front else "off"
+        kind = "base" if is_base(row.name) else "" if row in front else "off"
         lines.append(f'<tr id="row-{number}" class="{kind}">{_line("td", line)}</tr>')
     return lines
 

@@ -150,9 +150,14 @@ def summary(rows: Sequence[FrontRow]) -> list[str]:
     return said
 
 
+def is_base(name: str) -> bool:
+    """Whether a row's name says that it is the space's base: `base`, `base, twins_svt_micro`."""
+    return name.split(", ")[0] == BASE
+
+
 def base_of(rows: Sequence[FrontRow]) -> FrontRow | None:
     """The row of the space's base."""
-    return next((row for row in rows if row.name == BASE), None)
+    return next((row for row in rows if is_base(row.name)), None)
 
 
 def stage_words(arch: ArchConfig) -> list[str]:

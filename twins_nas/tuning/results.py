@@ -48,7 +48,7 @@ class Score(NamedTuple):
 class Scored:
     """A scored architecture, `number` counting the trials of its search seed from 0.
 
-    `name` says which of the three fixed first trials it is: base, smallest, largest, or none.
+    `name` says which of the fixed first trials it is (`named_members`); empty: none of them.
     `top1` in percent and `loss` in nats are those of `n` validation images; `seconds` are those of
     the evaluation, of the earlier one where the row is `cached`. A row that is not `feasible` is
     over the budget.
