@@ -25,6 +25,12 @@ from twins_nas.seeds import SEEDS, seed
 from twins_nas.space import SearchSpace
 
 SMALL_SPACES = ["svt", "pcpvt", "families"]
+MEMBERS = [
+    ("svt", 200),
+    ("pcpvt", 200),
+    ("families", 60),
+    pytest.param("families", 1000, marks=pytest.mark.long),
+]
 MICRO = [name for name in SEEDS if name.endswith("micro")]
 
 
@@ -41,12 +47,7 @@ def supernet_of(name: str, in_chans: int = 1) -> Backbone:
 
 @pytest.mark.parametrize(
     ("name", "number"),
-    [
-        ("svt", 200),
-        ("pcpvt", 200),
-        ("families", 60),
-        pytest.param("families", 1000, marks=pytest.mark.long),
-    ],
+    MEMBERS,
 )
 def test_extracted_modules_equal_their_slices(name: str, number: int) -> None:
     """Random members: same logits, to the bit."""
@@ -86,10 +87,7 @@ def test_extracted_modules_equal_their_slices_at_224(number: int) -> None:
 @pytest.mark.parametrize(
     ("name", "number"),
     [
-        ("svt", 200),
-        ("pcpvt", 200),
-        ("families", 60),
-        pytest.param("families", 1000, marks=pytest.mark.long),
+        *MEMBERS,
         ("imagenet/svt_small", 20),
         pytest.param("imagenet/svt_small", 200, marks=pytest.mark.long),
     ],

@@ -9,7 +9,7 @@ import random
 import re
 import resource
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -48,25 +48,9 @@ from twins_nas.report.table import HEADERS, by_macs, cells, plain_table, print_f
 from twins_nas.seeds import seed
 from twins_nas.space import SearchSpace
 from twins_nas.stats import wilson
+from twins_nas.tuning.results import Scored
 
 N_VAL, N_TEST = 1500, 2000
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A scored architecture, as a search gives it."""
-
-    number: int
-    seed: int
-    name: str
-    arch: ArchConfig
-    macs: int
-    params: int
-    top1: float
-    loss: float
-    n: int
-    seconds: float
-    cached: bool
 
 
 def micro_space() -> SearchSpace:
@@ -105,6 +89,7 @@ def make_scored(space: SearchSpace, count: int, seeds: Sequence[int]) -> list[Sc
                     search_seed,
                     name,
                     arch,
+                    space.key(arch),
                     size.macs,
                     size.params,
                     top1,
@@ -112,6 +97,7 @@ def make_scored(space: SearchSpace, count: int, seeds: Sequence[int]) -> list[Sc
                     N_VAL,
                     0.4,
                     bool(name) and search_seed > seeds[0],
+                    True,
                 )
             )
     return found

@@ -14,7 +14,6 @@ from twins_nas.report.plots import MEGA, label_place, log_is_better, lowest_show
 from twins_nas.report.rows import (
     About,
     FrontRow,
-    ScoredRow,
     drawable,
     is_base,
     macs_text,
@@ -28,6 +27,7 @@ from twins_nas.report.rows import (
 )
 from twins_nas.report.table import HEADERS, LEFT, by_macs, cells
 from twins_nas.report.template import HTML, SCRIPT, STYLE
+from twins_nas.tuning.results import Scored
 
 Trace = dict[str, Any]
 ARCH, NAME = len(HEADERS) - 1, 1
@@ -35,7 +35,7 @@ STEPS = (1, 1.5, 2, 3, 4, 5, 7)
 
 
 def write_front_page(
-    path: Path, rows: Sequence[FrontRow], scored: Sequence[ScoredRow], about: About
+    path: Path, rows: Sequence[FrontRow], scored: Sequence[Scored], about: About
 ) -> None:
     """Writes the page: the front to hover over, the table, and how it was made.
 
@@ -45,7 +45,7 @@ def write_front_page(
     write_text(path, front_page(rows, scored, about))
 
 
-def front_page(rows: Sequence[FrontRow], scored: Sequence[ScoredRow], about: About) -> str:
+def front_page(rows: Sequence[FrontRow], scored: Sequence[Scored], about: About) -> str:
     """The page's HTML, plotly's script within."""
     from plotly.offline import get_plotlyjs
 
@@ -69,7 +69,7 @@ def front_page(rows: Sequence[FrontRow], scored: Sequence[ScoredRow], about: Abo
     return re.sub("@@([A-Z]+)@@", lambda found: parts[found[1]], HTML)
 
 
-def _facts(rows: Sequence[FrontRow], known: Sequence[ScoredRow], about: About) -> str:
+def _facts(rows: Sequence[FrontRow], known: Sequence[Scored], about: About) -> str:
     front = val_front(rows)
     facts = [f"<b>{len(front)}</b> networks on the validation front"]
     if any(row.test_top1 is not None for row in front):
@@ -122,7 +122,7 @@ def _line(tag: str, texts: Sequence[str]) -> str:
     return "".join(out)
 
 
-def _data(rows: Sequence[FrontRow], scored: Sequence[ScoredRow], bottom: float) -> Trace:
+def _data(rows: Sequence[FrontRow], scored: Sequence[Scored], bottom: float) -> Trace:
     known = drawable(scored)
     macs = [row.macs / MEGA for row in rows] + [row.macs / MEGA for row in known]
     top = max([row.val_interval[1] for row in rows] + [row.top1 for row in known])
@@ -139,7 +139,7 @@ def _data(rows: Sequence[FrontRow], scored: Sequence[ScoredRow], bottom: float) 
     }
 
 
-def _traces(rows: Sequence[FrontRow], scored: Sequence[ScoredRow]) -> list[Trace]:
+def _traces(rows: Sequence[FrontRow], scored: Sequence[Scored]) -> list[Trace]:
     known = drawable(scored)
     members = {row.arch for row in rows}
     others = [row for row in known if row.arch not in members]
@@ -230,7 +230,7 @@ def _hover(row: FrontRow) -> str:
     return "<br>".join([*lines, "", *map(escape, stage_words(row.arch))])
 
 
-def _hover_scored(row: ScoredRow) -> str:
+def _hover_scored(row: Scored) -> str:
     lines = [f"scored as number {row.number} of seed {row.seed}"]
     lines.append(f"{macs_text(row.macs)} MACs, {params_text(row.params)} params")
     lines.append(f"validation {row.top1:.2f} %, n = {row.n:,}")

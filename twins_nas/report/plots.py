@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from twins_nas.files import write_bytes
-from twins_nas.report.rows import FrontRow, ScoredRow, drawable, seed_fronts, staircase
+from twins_nas.report.rows import FrontRow, drawable, seed_fronts, staircase
+from twins_nas.tuning.results import Scored
 
 INK, FAINT, FRONT, NAMED = "#1b2733", "#9aa7b4", "#1f5fa8", "#c2410c"
 LOG_FROM = 6.0
@@ -18,7 +19,7 @@ MEGA = 1e6
 def write_front_png(
     path: Path,
     rows: Sequence[FrontRow],
-    scored: Sequence[ScoredRow],
+    scored: Sequence[Scored],
     title: str,
     log_x: bool | None = None,
 ) -> None:

@@ -4,29 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple
 
 from twins_nas.arch import ArchConfig, StageConfig
-
-
-class EvaluationLike(Protocol):
-    """What an evaluator gives: `evaluate.Evaluation`, named here without importing torch."""
-
-    @property
-    def top1(self) -> float:
-        """Percent."""
-
-    @property
-    def loss(self) -> float:
-        """Mean cross-entropy in nats."""
-
-    @property
-    def n(self) -> int:
-        """Images."""
-
-    @property
-    def seconds(self) -> float:
-        """Wall time."""
 
 
 class Score(NamedTuple):
@@ -36,12 +16,6 @@ class Score(NamedTuple):
     loss: float
     n: int
     seconds: float
-
-    @classmethod
-    def of(cls, evaluation: EvaluationLike) -> Self:
-        """The figures, as plain numbers."""
-        figures = (evaluation.top1, evaluation.loss, evaluation.n, evaluation.seconds)
-        return cls(float(figures[0]), float(figures[1]), int(figures[2]), float(figures[3]))
 
 
 @dataclass(frozen=True)
