@@ -30,7 +30,7 @@ from twins_nas.report.files import (
     write_scored_csv,
 )
 from twins_nas.report.page import front_page, write_front_page
-from twins_nas.report.plots import lowest_shown, write_front_png
+from twins_nas.report.plots import lowest_shown, name_places, write_front_png
 from twins_nas.report.rows import (
     About,
     FrontRow,
@@ -372,6 +372,22 @@ class Outline(HTMLParser):
         self.rows += tag == "tr"
         self.ids += [value for name, value in attrs if name == "id" and value]
         self.loads += [value for name, value in attrs if name in ("src", "href") and value]
+
+
+@pytest.mark.parametrize("log", [True, False])
+def test_names_have_a_line_each_below_all_intervals(rows: list[FrontRow], log: bool) -> None:
+    """On either side of the middle; a stroke of a later name passes beyond the earlier ones."""
+    bottom = min(row.val_interval[0] for row in rows)
+    places, begin = name_places(rows, bottom, log)
+    assert sorted(place.row.name for place in places) == sorted(
+        row.name for row in rows if row.name
+    )
+    assert all(begin < place.y < bottom for place in places)
+    for ends in (True, False):
+        side = sorted((place for place in places if place.ends == ends), key=lambda place: -place.y)
+        assert len({place.y for place in side}) == len(side)
+        macs = [place.row.macs for place in side]
+        assert macs == sorted(macs, reverse=not ends)
 
 
 def test_the_page_stands_alone(rows: list[FrontRow], scored: list[Scored], tmp_path: Path) -> None:

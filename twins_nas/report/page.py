@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from twins_nas.files import write_text
-from twins_nas.report.plots import MEGA, label_place, log_is_better, lowest_shown
+from twins_nas.report.plots import MEGA, NamePlace, log_is_better, lowest_shown, name_places
 from twins_nas.report.rows import (
     About,
     FrontRow,
@@ -128,10 +128,12 @@ def _data(rows: Sequence[FrontRow], scored: Sequence[Scored], bottom: float) -> 
     top = max([row.val_interval[1] for row in rows] + [row.top1 for row in known])
     ticks = [size * step for size in (0.1, 1, 10, 100, 1e3, 1e4) for step in STEPS]
     ticks = [tick for tick in ticks if min(macs) * 0.9 <= tick <= max(macs) * 1.1]
+    log = log_is_better(macs)
+    places, begin = name_places(rows, bottom, log)
     return {
-        "traces": _traces(rows, scored),
-        "axis": "log" if log_is_better(macs) else "linear",
-        "range": [bottom, top + 0.06 * (top - bottom)],
+        "traces": _traces(rows, scored) + _names(places),
+        "axis": "log" if log else "linear",
+        "range": [begin, top + 0.06 * (top - bottom)],
         "ticks": {
             "linear": {},
             "log": {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]},
@@ -173,13 +175,10 @@ def _members(
 ) -> Trace:
     trace = _points(label, colour, [(row.macs, row.val_top1) for row in chosen])
     return trace | {
-        "mode": "markers+text",
         "marker": {"size": 10 if colour == "named" else 8, "symbol": _symbol(colour)},
         "hovertext": list(map(_hover, chosen)),
-        "text": [f"<b>{escape(row.name)}</b>" if row.name else "" for row in chosen],
-        "textposition": [_label(*label_place(row, rows)) for row in chosen],
-        "textfont": {"size": 12.5},
         "customdata": _numbers(rows, chosen),
+        "legendgroup": colour,
         "error_y": {
             "type": "data",
             "array": [round(row.val_interval[1] - row.val_top1, 3) for row in chosen],
@@ -190,8 +189,20 @@ def _members(
     }
 
 
-def _label(up: bool, left: bool) -> str:
-    return f"{'top' if up else 'bottom'} {'left' if left else 'right'}"
+def _names(places: Sequence[NamePlace]) -> list[Trace]:
+    """The names below the intervals, each with a stroke down to it."""
+    strokes = _points("names", "named", [])
+    strokes["x"] = [x for row, *_ in places for x in (row.macs / MEGA, row.macs / MEGA, None)]
+    strokes["y"] = [y for row, low, _ in places for y in (row.val_interval[0], low, None)]
+    strokes |= {"mode": "lines", "line": {"width": 1, "dash": "dot"}}
+    texts = _points("names", "named", [(row.macs, y) for row, y, _ in places]) | {
+        "mode": "text",
+        "text": [f"<b>{escape(row.name)}</b>" for row, *_ in places],
+        "textposition": [f"middle {'left' if ends else 'right'}" for *_, ends in places],
+        "textfont": {"size": 12.5},
+    }
+    beside = {"showlegend": False, "legendgroup": "named", "hoverinfo": "skip"}
+    return [strokes | beside, texts | beside]
 
 
 def _symbol(colour: str) -> str:
