@@ -29,11 +29,18 @@ too often to call that certainty.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from twins_nas.stats import Paired
+import numpy as np
+
+from twins_nas.power import MOST_PAIRS, minimum_detectable, pairs_to_detect, pairs_to_equate
+from twins_nas.stats import Paired, Vector, equivalence_p, paired
+
+HOPELESS = 20.0
+"""A design that only sees differences of this many standard deviations is refused beforehand."""
 
 Word = Literal["better", "worse", "equivalent", "none"]
 
@@ -51,6 +58,18 @@ class Rule:
     unit: str = "points"
     alpha: float = 0.05
     power: float = 0.8
+
+    def __post_init__(self) -> None:
+        if self.margin is not None and not 0 < self.margin < math.inf:
+            raise ValueError(f"the margin of equivalence must be above 0, not {self.margin}")
+        for name, value in (("alpha", self.alpha), ("power", self.power)):
+            if not 0 < value < 1:
+                raise ValueError(f"{name} must be between 0 and 1, not {value}")
+
+    @property
+    def within(self) -> str:
+        """The margin in words."""
+        return f"within {self.margin:g} {self.unit}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -86,19 +105,23 @@ class Comparison:
     verdict: Verdict
 
 
-def holm(p: Sequence[float]) -> tuple[float, ...]:
-    """Holm's corrected p, in the order given."""
-    raise NotImplementedError
+def corrected(p_TK: Vector) -> Vector:
+    """P of a family, corrected as the module's text says; K comparisons, T tests of each.
 
-
-def corrected(
-    p: Sequence[float], p_equivalent: Sequence[float] | None = None
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """P of differences and of equivalences, corrected as one family (see the module's text).
-
-    Without equivalences the first part is Holm's and the second is empty.
+    T is 1 (differences: Holm's method) or 2 (and equivalences); more dimensions may lead. A closed
+    test: a hypothesis is rejected if each set of hypotheses that holds it and can be true as a
+    whole has, of m comparisons, a p of at most alpha / m. The worst set of m takes the larger p of
+    each other comparison, and of those the m - 1 largest.
     """
-    raise NotImplementedError
+    larger_K = p_TK.max(axis=-2)
+    found_TK = np.empty_like(p_TK)
+    sizes = np.arange(2, p_TK.shape[-1] + 1)
+    for place in range(p_TK.shape[-1]):
+        alone = p_TK[..., place, None]
+        others = -np.sort(-np.delete(larger_K, place, axis=-1), axis=-1)[..., None, :]
+        worst = np.max(sizes * np.minimum(alone, others), axis=-1, initial=0.0)
+        found_TK[..., place] = np.maximum(alone[..., 0], worst)
+    return np.minimum(found_TK, 1.0)
 
 
 def compare(
@@ -110,9 +133,118 @@ def compare(
         ValueError: a baseline that is not among the variants, no other variant, or a value that
             is not a finite number.
     """
-    raise NotImplementedError
+    differences = paired_with(values, baseline)
+    return judged(differences, family_p(differences, rule), rule)
+
+
+def paired_with(
+    values: Mapping[str, Mapping[int, float]], baseline: str, level: float = 0.95
+) -> dict[str, Paired]:
+    """The paired difference of every other variant from the baseline.
+
+    Raises:
+        ValueError: as `compare`.
+    """
+    if baseline not in values:
+        raise ValueError(f"the baseline {baseline!r} is not among the variants {list(values)}")
+    if len(values) < 2:
+        raise ValueError(f"there is no variant to compare with the baseline {baseline!r}")
+    found = {}
+    for name, own in values.items():
+        if name == baseline:
+            continue
+        try:
+            found[name] = paired(own, values[baseline], level)
+        except ValueError as error:
+            raise ValueError(f"{name} against {baseline}: {error}") from error
+    return found
+
+
+def family_p(differences: Mapping[str, Paired], rule: Rule) -> Vector:
+    """Uncorrected p of differences and, given a margin, of equivalences: one row a test.
+
+    1 where nothing can be tested.
+    """
+    rows = [[one.p for one in differences.values()]]
+    if rule.margin is not None:
+        rows.append([equivalence_p(one, rule.margin) for one in differences.values()])
+    return np.array([[1.0 if p is None else p for p in row] for row in rows])
+
+
+def judged(
+    differences: Mapping[str, Paired], p_TK: Vector, rule: Rule, parts: Sequence[float] = ()
+) -> tuple[Comparison, ...]:
+    """The comparisons of a family from their uncorrected p.
+
+    What more seeds would show, and the detectable difference, are reckoned with each one's part of
+    alpha, the whole of it by default.
+    """
+    found, p_TK = [], corrected(p_TK)
+    for place, (name, difference) in enumerate(differences.items()):
+        alpha = (parts[place] if parts else 1.0) * rule.alpha / len(differences)
+        own_T = p_TK[:, place]
+        detectable, p, equivalent = None, None, None
+        if difference.sd is not None:
+            detectable = minimum_detectable(difference.n, difference.sd, alpha, rule.power)
+            p, equivalent = float(own_T[0]), float(own_T[1]) if len(own_T) > 1 else None
+        verdict = _verdict(difference, p, equivalent, alpha, rule)
+        found.append(Comparison(name, difference, p, equivalent, detectable, verdict))
+    return tuple(found)
+
+
+def seeds_needed(difference: Paired, alpha: float, rule: Rule) -> int | None:
+    """How many more seeds would give a verdict, were mean and spread those seen so far.
+
+    The fewer of those that show the difference and of those that show equivalence with the rule's
+    power, each tested at `alpha` (0.05 / k for k comparisons). A forecast from few seeds is rough.
+    None where there is no spread to go by, or more than 1000 are needed in all.
+    """
+    if difference.sd is None:
+        return None
+    needed = [pairs_to_detect(difference.mean, difference.sd, alpha, rule.power)]
+    if rule.margin is not None:
+        sizes = (rule.margin, difference.sd, alpha, rule.power, difference.mean)
+        needed.append(pairs_to_equate(*sizes))
+    most = min((pairs for pairs in needed if pairs is not None), default=None)
+    return None if most is None else max(1, most - difference.n)
 
 
 def why_too_few(pairs: int, comparisons: int, rule: Rule) -> str | None:
-    """Why so many seeds cannot give any verdict, said before anything runs; None if they can."""
-    raise NotImplementedError
+    """Why so many seeds cannot give any verdict, said before anything runs; None if they can.
+
+    One seed shows no spread. Two seeds show one, yet for most families only a difference of dozens
+    of standard deviations would be told from chance.
+    """
+    if pairs < 2:
+        return f"{pairs} seed shows no spread: at least 2 are needed for any verdict, better 5"
+    alpha = rule.alpha / comparisons
+    seen = minimum_detectable(pairs, 1.0, alpha, rule.power)
+    if seen is None or seen < HOPELESS:
+        return None
+    least = pairs_to_detect(HOPELESS, 1.0, alpha, rule.power)
+    many = "1 comparison" if comparisons == 1 else f"{comparisons} comparisons"
+    return (
+        f"{pairs} seeds are too few for a verdict on {many}: only a difference of {seen:.0f}"
+        f" standard deviations would be told from chance; take {least} or more"
+    )
+
+
+def _verdict(
+    difference: Paired, p: float | None, p_equivalent: float | None, alpha: float, rule: Rule
+) -> Verdict:
+    """The verdict of a comparison from its corrected p."""
+    if p is None:
+        return Verdict("none", False, None, f"no verdict ({difference.note})")
+    equivalent = p_equivalent is not None and p_equivalent <= rule.alpha
+    if p <= rule.alpha:
+        word: Word = "better" if (difference.mean > 0) == rule.higher_is_better else "worse"
+        text = f"{word}, yet {rule.within}" if equivalent else word
+        return Verdict(word, equivalent, None, text)
+    if equivalent:
+        return Verdict("equivalent", False, None, f"equivalent {rule.within}")
+    more = seeds_needed(difference, alpha, rule)
+    if more is None:
+        needed = f"more than {MOST_PAIRS} seeds needed"
+    else:
+        needed = f"{more} more {'seed' if more == 1 else 'seeds'} needed"
+    return Verdict("none", False, more, f"no verdict (n too small: {needed})")
