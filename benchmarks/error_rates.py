@@ -81,7 +81,8 @@ def differences(
     """Differences from the baseline: draws x variants x seeds."""
     other = NOISES["normal" if noise.startswith("skewed") else noise]
     own = NOISES[noise](rng, (draws, len(effects), n)) + np.array(effects)[:, None]
-    return own - other(rng, (draws, 1, n))
+    found: Vector = own - other(rng, (draws, 1, n))
+    return found
 
 
 def uncorrected(found: Vector, margin: float | None) -> Vector:

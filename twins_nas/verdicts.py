@@ -196,10 +196,11 @@ def seeds_needed(difference: Paired, alpha: float, rule: Rule) -> int | None:
     """How many more seeds would give a verdict, were mean and spread those seen so far.
 
     The fewer of those that show the difference and of those that show equivalence with the rule's
-    power, each tested at `alpha` (0.05 / k for k comparisons). A forecast from few seeds is rough.
-    And a plan, no licence: adding them and testing again with the whole of alpha is wrong in 10 %
-    of the cases without any difference, not in 5 % (benchmarks/error_rates.py); `sequential` is for
-    looking again, or a new run with that many seeds from the start. None where there is no spread to go by, or more than 1000 are needed in all.
+    power, each tested at `alpha` (0.05 / k for k comparisons); None where there is no spread to go
+    by, or more than 1000 are needed in all. A forecast from few seeds is rough, and it is a plan,
+    no licence: adding them and testing again with the whole of alpha is wrong in 10 % of the cases
+    without any difference, not in 5 % (benchmarks/error_rates.py). `sequential` is for looking
+    again; else start a new run with that many seeds.
     """
     if difference.sd is None:
         return None
