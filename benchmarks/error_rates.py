@@ -1,6 +1,6 @@
 """How often the statistics of an ablation are wrong, by simulated experiments.
 
-    python benchmarks/error_rates.py                  # seconds; prints the tables
+    python benchmarks/error_rates.py                  # a minute; prints the tables
     python benchmarks/error_rates.py --write          # and keeps them under benchmarks/results/
 
 An experiment is a baseline and variants over shared seeds. What a seed does to all of them alike
@@ -28,6 +28,7 @@ from scipy.special import stdtrit
 
 from twins_nas.power import minimum_detectable
 from twins_nas.provenance import command, git_commit, machine
+from twins_nas.ranks import kendall, spearman, top_k_regret
 from twins_nas.sequential import Schedule, schedule
 from twins_nas.stats import Vector, bootstrap, difference_p, paired, tost_p
 from twins_nas.verdicts import Rule, corrected, seeds_needed
@@ -211,6 +212,26 @@ def successive(
     }
 
 
+def ranks(rng: Rng, draws: int, n: int, correlation: float) -> tuple[float, float, float, float]:
+    """How often rank intervals hold the truth, and how wide tau's is: n items with normal values.
+
+    Coverage and mean width of Kendall's tau, coverage of Spearman's rho, and that of the best 3's
+    regret, whose truth is the mean over the experiments.
+    """
+    truths = (2 / math.pi * math.asin(correlation), 6 / math.pi * math.asin(correlation / 2))
+    held, widths, regrets = np.zeros(2), [], []
+    for _ in range(draws):
+        truth, other = rng.normal(size=(2, n))
+        score = correlation * truth + math.sqrt(1 - correlation**2) * other
+        found = [one(score, truth, rng, draws=500).interval for one in (kendall, spearman)]
+        held += [e.low <= t <= e.high for e, t in zip(found, truths, strict=True)]
+        widths.append(found[0].high - found[0].low)
+        regrets.append(top_k_regret(score, truth, 3, rng, draws=500))
+    mean = np.mean([one.value for one in regrets])
+    regret = float(np.mean([one.interval.low <= mean <= one.interval.high for one in regrets]))
+    return float(held[0] / draws), float(np.mean(widths)), float(held[1] / draws), regret
+
+
 def plans(first: int, most: int) -> dict[str, Schedule]:
     """The package's schedule beside others over the same looks, and one look at the end."""
     looks = np.array(schedule(first, most).looks)
@@ -286,6 +307,12 @@ def tables(rng: Rng, draws: int) -> list[Table]:
         found = (cell for one in (same, real) for cell in (100 * one["verdict"], one["seeds"]))
         held = min(one["held"] for one in (null, same, half, real, large))
         looks.append((name, *errors, *found, large["seeds"], 100 * held))
+    agreement: list[tuple[str | float, ...]] = []
+    for correlation in (0.5, 0.9):
+        for n in (8, 13, 20, 50):
+            tau, width, rho, regret = ranks(rng, max(few // 10, 1), n, correlation)
+            cells = (100 * tau, f"{width:.2f}", 100 * rho, 100 * regret)
+            agreement.append((f"{correlation}", f"{n}", *cells))
     percent = [(row[0], *(100 * float(cell) for cell in row[1:])) for row in one_look]
     return [
         Table("Four variants against one baseline, in %", ("", *sizes), [*percent]),
@@ -317,6 +344,11 @@ def tables(rng: Rng, draws: int) -> list[Table]:
             ),
             looks,
         ),
+        Table(
+            "What 95 % bootstrap intervals of rank agreement hold, in %",
+            ("correlation", "items", "tau", "width of tau's", "rho", "regret of the best 3"),
+            agreement,
+        ),
     ]
 
 
@@ -330,7 +362,7 @@ def main() -> None:
     found = tables(np.random.default_rng(args.seed), args.draws)
     about: dict[str, Any] = {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": command(),
+        "command": f"python benchmarks/{command()}",
         "seed": args.seed,
         "draws": args.draws,
         "machine": machine(),

@@ -97,8 +97,8 @@ def test_other_noise(rates: ModuleType, rng: np.random.Generator, noise: str, n:
 def test_the_bootstrap_of_five_pairs_covers_too_little(
     rates: ModuleType, rng: np.random.Generator
 ) -> None:
-    """Why it is refused: about 83 %, not 95."""
-    assert 0.81 <= rates.resampled(rng, 4000, 5) <= 0.85
+    """Why it is refused: about 84 %, not 95."""
+    assert 0.82 <= rates.resampled(rng, 4000, 5) <= 0.86
 
 
 @pytest.mark.parametrize(("first", "most"), [(3, 20), (5, 20), (5, 40)])

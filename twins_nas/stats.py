@@ -14,7 +14,7 @@ Vector = npt.NDArray[np.float64]
 
 BOOTSTRAP_FROM = 20
 """Below this number of pairs no bootstrap interval is given: of 5 pairs the percentile bootstrap
-holds the truth in 83 of 100 cases, not in 95 (benchmarks/error_rates.py)."""
+holds the truth in 84 of 100 cases, not in 95 (benchmarks/error_rates.py)."""
 NO_SPREAD = 1e-9
 """A standard deviation below this share of the largest value is rounding, not spread."""
 
@@ -194,7 +194,7 @@ def bootstrap(
     if difference.n < BOOTSTRAP_FROM:
         raise ValueError(
             f"the bootstrap needs {BOOTSTRAP_FROM} pairs, not {difference.n}: of 5 pairs its 95 %"
-            " interval holds the truth in 83 % of cases; use the t interval"
+            " interval holds the truth in 84 % of cases; use the t interval"
         )
     if difference.sd is None:
         raise ValueError(f"no bootstrap interval: {difference.note}")
