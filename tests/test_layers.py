@@ -18,7 +18,10 @@ RANKS = {
     2: ["seeds", "published", "cost", "yaml_nodes", "schema"],
     3: ["space", "space_schema", "space_fill", "space_yaml", "config"],
     4: ["recipes", "runs", "model", "progress"],
-    5: ["data", "evaluate", "stats", "provenance", "store", "tracking"],
+    5: [
+        *["data", "evaluate", "stats", "power", "verdicts", "sequential", "ranks"],
+        *["provenance", "store", "tracking"],
+    ],
     6: ["training"],
     7: ["tuning"],
     9: ["report"],
