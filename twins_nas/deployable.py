@@ -138,7 +138,7 @@ def of_file(path: Path, target: Target) -> Weights:
 
     tensors, notes = load_weights(path)
     words = notes.get("input_size", "").split()
-    if len(words) == 2:
+    if len(words) == 2 and all(word.isdecimal() for word in words):
         target = Target(target.name, target.arch, (int(words[0]), int(words[1])))
     if notes.get("arch") not in (None, dump_arch(target.arch, target.size)):
         raise UserError(f"{path} holds the weights of another network than {target.name}.")

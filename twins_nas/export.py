@@ -17,7 +17,6 @@ from twins_nas.arch import Grid
 from twins_nas.cost import cost
 from twins_nas.deployable import (
     Target,
-    Weights,
     drawn,
     find_target,
     images_of,
@@ -100,29 +99,25 @@ def _check_place(path: Path) -> None:
 
 
 def weighted(args: argparse.Namespace) -> tuple[Target, Backbone, str, RunFolder | None]:
-    """The network at the size of its weights, it as a module, and where its weights are from.
+    """The network at the size of its weights, as a module, where its weights are from, its run.
 
     Raises:
         UserError: no such network, run or weights, or arguments that contradict them.
     """
     run = RunFolder.open(RUNS, args.run)[0] if args.run else None
-    target = find_target(args.arch, run)
-    if args.input_size:
-        target = target.at((args.input_size[0], args.input_size[-1]))
-    weights: Weights | None = None
-    if run:
-        weights = of_run(run, target)
-    elif args.weights:
-        weights = of_file(args.weights, find_target(args.arch))
-    if weights is None:
+    own = find_target(args.arch, run)
+    sides = args.input_size
+    target = own.at((sides[0], sides[-1])) if sides else own
+    if not run and not args.weights:
         model = drawn(target, args.seed, args.in_chans or 3, args.classes or 1000)
-        return target, model, f"random, drawn with seed {args.seed}", run
-    for option, asked, own in (
+        return target, model, f"random, drawn with seed {args.seed}", None
+    weights = of_run(run, own) if run else of_file(args.weights, own)
+    for option, asked, theirs in (
         ("--classes", args.classes, weights.num_classes),
         ("--in-chans", args.in_chans, weights.in_chans),
     ):
-        if asked not in (None, own):
-            raise UserError(f"{option} is {asked}, but the weights are for {own}.")
+        if asked not in (None, theirs):
+            raise UserError(f"{option} is {asked}, but the weights are for {theirs}.")
     return weights.target, weights.model(), weights.said, run
 
 

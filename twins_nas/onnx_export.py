@@ -28,6 +28,8 @@ OPSETS = range(18, 24)
 TOLERANCE = 1e-4
 LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
 ALL = 1 << 62
+LARGEST = 2**31 - 2**24
+"""Bytes of weights in one file: a protobuf ends at 2 GiB."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def to_onnx(
     All that does not depend on the image is folded. The model must be in evaluation mode.
 
     Raises:
-        UserError: onnx is not installed, or the exporter cannot do it.
+        UserError: onnx is not installed, the exporter cannot do it, or the file would be too large.
     """
     need_onnx()
     assert not model.training
@@ -105,10 +107,21 @@ def to_onnx(
             )
             assert program is not None
             optimizer.optimize(program.model, input_size_limit=ALL, output_size_limit=ALL)
+            tensors = [value.const_value for value in program.model.graph.initializers.values()]
+            whole = sum(tensor.nbytes for tensor in tensors if tensor is not None)
+            if whole > LARGEST:
+                raise UserError(
+                    f"The weights and biases take {whole / 1e9:.1f} GB at {size[0]}x{size[1]}, and"
+                    " an ONNX file ends at 2 GB: give a smaller --input-size or network."
+                )
             proto = program.model_proto
     except torch.onnx.OnnxExporterError as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"torch cannot export this network to ONNX ({reason}).") from error
+    if not proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
+        raise UserError(
+            "torch took the number of images for a constant; please report this network."
+        )
     _tidy(proto)
     for name, value in metadata.items():
         proto.metadata_props.add(key=name, value=value)
@@ -155,7 +168,11 @@ def session(data: bytes, threads: int = 0) -> Any:
 def compare(
     model: nn.Module, data: bytes, in_chans: int, size: Grid, batches: Sequence[int], seed: int = 0
 ) -> Check:
-    """Compares onnxruntime with torch, on normal noise."""
+    """Compares onnxruntime with torch, on normal noise.
+
+    Raises:
+        UserError: torch's own outputs are not finite.
+    """
     import onnxruntime
     import torch
 
@@ -166,6 +183,8 @@ def compare(
         image = torch.randn(batch, in_chans, *size, generator=generator)
         with torch.no_grad():
             ours = model(image)
+        if not ours.isfinite().all():
+            raise UserError("The network's outputs are not finite numbers: see its weights.")
         theirs = torch.from_numpy(runtime.run([OUTPUT], {INPUT: image.numpy()})[0])
         differences[batch] = _distance(ours, theirs)
         scale = max(scale, float(ours.abs().max()))

@@ -103,7 +103,7 @@ class Attention(nn.Module):
             kv = [torch.cat(pair, 2) for pair in zip(token_kv, kv, strict=True)]
             token_B1C = attend(token_q, kv[0], kv[1], None).reshape(B, 1, C)
             k, v = (
-                torch.cat([token.repeat_interleave(len(item) // B, 0), item], 2)
+                torch.cat([token.repeat_interleave(item.shape[0] // B, 0), item], 2)
                 for token, item in zip(token_kv, (k, v), strict=True)
             )
             bias = None if bias is None else F.pad(bias, (1, 0))
