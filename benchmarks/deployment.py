@@ -4,7 +4,9 @@
     OMP_NUM_THREADS=2 python benchmarks/deployment.py --threads 2 --rounds 18 --json two.json
     OMP_NUM_THREADS=1 python benchmarks/deployment.py --variants twins swin_tiny --batches 1
 
-About 8, 4 and 2 minutes, and 10 GB of memory. All networks have the channels and depths of Twins-SVT-S: Twins' own, Swin's, each with the other's
+About 8, 4 and 2 minutes, and 10 GB of memory.
+
+All networks have the channels and depths of Twins-SVT-S: Twins' own, Swin's, each with the other's
 mixer, and Swin's with one of its parts switched off at a time. A part that no field of an
 architecture names is switched off by a patch in this file. Weights are random.
 
