@@ -1,7 +1,7 @@
 """What shifted windows cost when deployed, beside LSA and GSA: graphs, files, latency on the CPU.
 
     OMP_NUM_THREADS=1 python benchmarks/deployment.py --json one.json
-    OMP_NUM_THREADS=2 python benchmarks/deployment.py --threads 2 --rounds 18 --json two.json
+    OMP_NUM_THREADS=2 python benchmarks/deployment.py --threads 2 --rounds 16 --variants twins "no roll"
     OMP_NUM_THREADS=1 python benchmarks/deployment.py --variants twins swin_tiny --batches 1
 
 About 8, 4 and 2 minutes, and 10 GB of memory.

@@ -105,6 +105,23 @@ def test_small_networks(arch: ArchConfig, size: tuple[int, int], extra: set[str]
     model(torch.randn(2, 1, *size)).sum().backward()
 
 
+@pytest.mark.long
+def test_the_benchmark_of_shifted_windows(
+    repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its patches switch off what they say, and each file still computes what torch does."""
+    path = tmp_path / "out.json"
+    small = ["--dims", *4 * ["32"], "--depths", "2", "1", "1", "1", "--input-size", "64"]
+    short = ["--rounds", "1", "--batches", "1", "--json", str(path)]
+    words = [*small, *short, "--variants", "no roll", "no mask", "read once"]
+    monkeypatch.setattr(sys, "argv", ["deployment.py", *words])
+    runpy.run_path(str(repo / "benchmarks" / "deployment.py"), run_name="__main__")
+    rows = {row["name"]: row for row in json.loads(path.read_text())["rows"]}
+    nodes = {name: row["nodes"] for name, row in rows.items()}
+    assert nodes["swin"] == nodes["read once"] == nodes["no roll"] + 14 == nodes["no mask"] + 2
+    assert all(row["difference"] < 1e-5 and row["torch batch 1"]["n"] == 1 for row in rows.values())
+
+
 def test_what_cannot_be_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two gigabytes and more, and outputs that are not numbers."""
     model = drawn(Target("tiny", tiny(), (16, 16)), 0, 3, 5)
