@@ -1,10 +1,10 @@
 """What shifted windows cost when deployed, beside LSA and GSA: graphs, files, latency on the CPU.
 
     OMP_NUM_THREADS=1 python benchmarks/deployment.py --json one.json
-    OMP_NUM_THREADS=2 python benchmarks/deployment.py --threads 2 --rounds 16 --variants twins "no roll"
+    OMP_NUM_THREADS=2 python benchmarks/deployment.py --threads 2 --variants twins "all off"
     OMP_NUM_THREADS=1 python benchmarks/deployment.py --variants twins swin_tiny --batches 1
 
-About 8, 4 and 2 minutes, and 10 GB of memory.
+About 8, 3 and 2 minutes on two cores, and 10 GB of memory for all networks at once.
 
 All networks have the channels and depths of Twins-SVT-S: Twins' own, Swin's, each with the other's
 mixer, and Swin's with one of its parts switched off at a time. A part that no field of an
