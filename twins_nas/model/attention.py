@@ -167,6 +167,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         return (weights.softmax(-1) @ v).transpose(1, 2)
     if bias is not None and bias.dim() == 4:
         bias = bias.repeat(len(q) // len(bias), 1, 1, 1)
+    elif bias is not None:
+        bias = bias[None]  # Torch's fused kernel on the CPU takes no other.
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2)
 
 
