@@ -20,12 +20,12 @@ RANKS = {
     4: ["recipes", "runs", "model", "progress"],
     5: [
         *["data", "evaluate", "stats", "power", "verdicts", "sequential", "ranks"],
-        *["provenance", "store", "tracking"],
+        *["provenance", "store", "tracking", "onnx_export"],
     ],
-    6: ["training"],
+    6: ["training", "deployable"],
     7: ["tuning"],
     9: ["report"],
-    10: ["pipeline", "search", "profile"],
+    10: ["pipeline", "search", "profile", "export"],
 }
 """Within a rank, files import one another in the order that they are named in."""
 
@@ -35,6 +35,9 @@ EDGES = {
     "mlflow": {"tracking.py"},
     "ray": {"tuning/ray_runner.py"},
     "optuna": {"tuning/optuna_sampler.py"},
+    "onnx": {"onnx_export.py"},
+    "onnxscript": {"onnx_export.py"},
+    "onnxruntime": {"onnx_export.py"},
 }
 
 
@@ -83,7 +86,7 @@ def test_imports_run_one_way(repo: Path) -> None:
 
 
 def test_edges_are_imported_by_one_file_each(repo: Path) -> None:
-    """MLflow, Ray and Optuna each have one file."""
+    """MLflow, Ray, Optuna and ONNX each have one file."""
     package = repo / "twins_nas"
     for library, allowed in EDGES.items():
         users = {
@@ -127,9 +130,9 @@ sys.meta_path.insert(0, Block())
             "import twins_nas.tuning.study, twins_nas.tuning.runner, twins_nas.tuning.pareto",
         ),
         (
-            ["torch", "ray", "mlflow", "optuna", "matplotlib", "plotly", "scipy"],
+            ["torch", "ray", "mlflow", "optuna", "matplotlib", "plotly", "scipy", "onnx"],
             "import twins_nas.config, twins_nas.recipes, twins_nas.search, twins_nas.cost,"
-            " twins_nas.profile",
+            " twins_nas.profile, twins_nas.export",
         ),
     ],
     ids=["core without its edges", "search without ray and mlflow", "a typo without torch"],
