@@ -80,7 +80,8 @@ def test_every_name(name: str) -> None:
         model = timm.create_model(f"nas_{name}")
         extractor = timm.create_model(f"nas_{name}", features_only=True)
         ours = build(arch, (size, size))
-        logits, maps = (each(torch.empty(1, 3, size, size)) for each in (model, extractor))
+        tokens, maps = model.forward_intermediates(torch.empty(1, 3, size, size))
+        logits = model.forward_head(tokens)
     shapes = {key: value.shape for key, value in model.state_dict().items()}
     assert shapes == {key: value.shape for key, value in ours.state_dict().items()}
     assert logits.shape == (1, 1000)
