@@ -139,7 +139,7 @@ class RelativeBias(Elastic):
     def _gather(self, table: Tensor, grid: Grid, ratio: int) -> Tensor:
         place = (*grid, ratio, str(table.device))
         if place not in self._index:
-            with torch.inference_mode(False):  # what is kept must serve a training too
+            with torch.inference_mode(False):  # A later training step may read it too.
                 rows = _offsets(grid[0], ratio)
                 columns = _offsets(grid[1], ratio)
                 flat = rows[:, None, :, None] * table.shape[-1] + columns[None, :, None, :]
