@@ -138,7 +138,7 @@ class Stage(nn.Module):
     def forward(self, x_BHWC: Tensor, arch: ArchConfig, index: int) -> tuple[Tensor, Grid]:
         """The tokens [B, N, C] of the stage, a class token first, and the grid of the others."""
         few = images_at_once(x_BHWC, arch, index)
-        if few >= len(x_BHWC):
+        if few >= x_BHWC.shape[0]:  # len() would be a constant to an export
             return self._run(x_BHWC, arch, index)
         parts = [self._run(x, arch, index) for x in torch.split(x_BHWC, few)]
         return torch.cat([x_BNC for x_BNC, _ in parts]), parts[0][1]
