@@ -76,15 +76,16 @@ def test_timm_lists_them() -> None:
 def test_every_name(name: str) -> None:
     """Keys and shapes of ours, timm's description of it, logits and maps, at its native size."""
     arch, size = seed(name), native_size(name)
+    deep = sum(stage.depth for stage in arch.stages) >= 18
     with torch.device("meta"):
         model = timm.create_model(f"nas_{name}")
         extractor = timm.create_model(f"nas_{name}", features_only=True)
         ours = build(arch, (size, size))
-        tokens, maps = model.forward_intermediates(torch.empty(1, 3, size, size))
-        logits = model.forward_head(tokens)
+        if not deep:  # a long stage is a short one again, and takes its time
+            tokens, maps = model.forward_intermediates(torch.empty(1, 3, size, size))
+            assert model.forward_head(tokens).shape == (1, 1000)
     shapes = {key: value.shape for key, value in model.state_dict().items()}
     assert shapes == {key: value.shape for key, value in ours.state_dict().items()}
-    assert logits.shape == (1, 1000)
 
     cfg = model.default_cfg
     assert cfg["input_size"] == (3, size, size) and cfg["architecture"] == f"nas_{name}"
@@ -97,11 +98,10 @@ def test_every_name(name: str) -> None:
     strides = [arch.patch_size * 2**at for at in range(len(channels))]
     assert extractor.feature_info.channels() == channels
     assert extractor.feature_info.reduction() == strides
-    expected = [
-        (1, *pair) for pair in zip(channels, *[[size // at for at in strides]] * 2, strict=True)
-    ]
-    assert [tuple(item.shape) for item in maps] == expected
-    assert all(item.is_contiguous() for item in maps)
+    sides = [size // stride for stride in strides]
+    expected = [(1, *of) for of in zip(channels, sides, sides, strict=True)]
+    assert deep or [tuple(item.shape) for item in maps] == expected
+    assert deep or all(item.is_contiguous() for item in maps)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -556,21 +556,21 @@ def test_inference_then_training(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "keys"),
     [
-        ("twins_svt_micro", {"features_only": True, "out_indices": (1, 3)}),
+        ("twins_svt_micro", {"features_only": True, "out_indices": (1, 0)}),
         ("swin_micro", {"num_classes": 3}),
         ("pvt_micro", {"num_classes": 3}),
     ],
 )
 def test_compiled(name: str, keys: dict[str, Any]) -> None:
-    """One graph without a break; the same numbers."""
-    model = made(name, **keys)
+    """One graph without a break; the same numbers. Two stages are enough."""
+    arch = replace(seed(name), stages=seed(name).stages[:2])
+    model = timm.create_model("nas_arch", arch=arch, img_size=32, **keys).eval()
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     with torch.no_grad():
         found = [torch.cat([x.flatten() for x in each(images(name))]) for each in (model, compiled)]
     assert torch.allclose(*found, rtol=1e-5, atol=1e-6)
-    assert list(model.state_dict()) == [
-        key.removeprefix("_orig_mod.") for key in compiled.state_dict()
-    ]
+    keys_after = [key.removeprefix("_orig_mod.") for key in compiled.state_dict()]
+    assert list(model.state_dict()) == keys_after
 
 
 def test_the_registry_is_timms() -> None:

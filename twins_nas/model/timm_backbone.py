@@ -43,6 +43,9 @@ class TimmBackbone(Backbone):
     """One network, with the attributes and methods that users of timm expect of a model.
 
     `img_size` is what its position tables are made for; `forward` takes other sizes too.
+    `global_pool` is `avg` (of the grid), `token` (the class token; the default of networks that
+    have one) or empty for none; `drop_rate` is that of the features before the classifier,
+    `drop_path_rate` that of the last block, falling linearly to 0 at the first.
 
     Raises:
         ValueError: a setting out of its range, or a network that the size is too small for.
@@ -116,10 +119,11 @@ class TimmBackbone(Backbone):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Maps [B, C, H, W] of the stages asked for (see `_taken`), in that order.
+        """Maps [B, C, H, W] of the grids of stages, in the order of `indices`.
 
-        Before them, without `intermediates_only`, what `forward_features` gives. `norm` normalises
-        the last stage's map, which alone has a norm; `stop_early` leaves out unused stages.
+        Those are numbers from 0, or how many of the last, or None for all. Without
+        `intermediates_only` what `forward_features` gives comes before them. `norm` normalises the
+        last stage's map, which alone has a norm; `stop_early` leaves out the stages after those.
 
         Raises:
             ValueError: another format than NCHW, or a stage that is not there.
