@@ -131,8 +131,9 @@ def fresh(make: Callable[[], Elastic]) -> Elastic:
 
 
 def test_every_elastic_layer_is_here() -> None:
-    """A new elastic layer must bring its case."""
-    assert {type(case.large()) for case in CASES} == subclasses(Elastic) - {Elastic}
+    """A new elastic layer, one that computes or slices in its own way, must bring its case."""
+    own = {kind for kind in subclasses(Elastic) if {"forward", "take"} & vars(kind).keys()}
+    assert {type(case.large()) for case in CASES} == own - {Elastic}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
