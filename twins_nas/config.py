@@ -29,6 +29,7 @@ __all__ = [
     "load_document",
     "load_space",
     "shipped_files",
+    "validated",
 ]
 
 Kind = Literal["space", "search", "experiments"]
@@ -75,7 +76,7 @@ def load_space(path: str | Path) -> SearchSpace:
         ConfigError: all faults of the file.
     """
     document = read(path)
-    return to_space(document, _validate(document, Space))
+    return to_space(document, validated(document, Space))
 
 
 def load_arch(path: str | Path) -> tuple[ArchConfig, Grid]:
@@ -85,7 +86,7 @@ def load_arch(path: str | Path) -> tuple[ArchConfig, Grid]:
         ConfigError: all faults of the file.
     """
     document = read(path)
-    return to_arch(document, _validate(document, Space))
+    return to_arch(document, validated(document, Space))
 
 
 def load_document(
@@ -96,10 +97,15 @@ def load_document(
     Raises:
         ConfigError: all faults of the file and of the overrides.
     """
-    return _validate(read(path).changed(overrides or {}), model)
+    return validated(read(path).changed(overrides or {}), model)
 
 
-def _validate(document: Document, model: type[AnyModel]) -> AnyModel:
+def validated(document: Document, model: type[AnyModel]) -> AnyModel:
+    """The model of a document.
+
+    Raises:
+        ConfigError: all faults.
+    """
     try:
         return model.model_validate(document.value)
     except ValidationError as error:

@@ -40,7 +40,8 @@ from twins_nas.training.checkpoint import load_weights, save_weights
 from twins_nas.training.loop import Progress, Trainer
 from twins_nas.tuning.objective import Payload, factory
 from twins_nas.tuning.pareto import front, over_seeds, worst
-from twins_nas.tuning.ray_runner import Resources, run_ray
+from twins_nas.tuning.ray_cluster import Resources
+from twins_nas.tuning.ray_runner import run_ray
 from twins_nas.tuning.results import Scored
 from twins_nas.tuning.runner import run_local
 from twins_nas.tuning.spec import Budget, StudySpec
