@@ -54,6 +54,13 @@ def _data_set(name: str) -> str:
     return name
 
 
+def absolute_data(name: str | None) -> str | None:
+    """A data set's name with its folder in full, as a run may be gone on with from another one."""
+    if name is None or not name.startswith(FOLDER) or name == FOLDER:
+        return name
+    return FOLDER + str(Path(name.removeprefix(FOLDER)).expanduser().absolute())
+
+
 class SamplerRecipe(Model):
     """What proposes the networks of a search."""
 

@@ -40,9 +40,7 @@ def run_jobs_ray(
 
     with cluster(resources) as temporary:
         request = {name.lower(): amount for name, amount in resources.bundle.items()}
-        trainable = tune.with_resources(
-            tune.with_parameters(_job, work=[ray.put(work)]), request
-        )
+        trainable = tune.with_resources(tune.with_parameters(_job, work=[ray.put(work)]), request)
         recovered = f"A run's process ended; it is tried again, {RETRIES} times at most."
         trials = ("job", list(jobs))
         fit(trainable, trials, take, temporary, resources.evaluators, recovered, reuse=True)
