@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from twins_nas.ablation.results import AblationFolder
 from twins_nas.ablation.variants import Images, Variant, expand
 from twins_nas.ablation_recipe import AblationRecipe
 from twins_nas.config import find, validated
@@ -32,6 +33,15 @@ class Plan:
     document: Document
     recipe: AblationRecipe
     variants: tuple[Variant, ...]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A plan with its folder."""
+
+    folder: AblationFolder
+    plan: Plan
+    settings: Settings
 
 
 def parser() -> argparse.ArgumentParser:
@@ -94,63 +104,83 @@ def load_plan(path: str | Path, changes: dict[str, Any] | None = None) -> Plan:
     return Plan(document, recipe, variants)
 
 
+def begin(args: argparse.Namespace, plan: Plan, path: Path) -> Work:
+    """A new run's folder, with what it was asked for.
+
+    Raises:
+        UserError: the folder is taken, or cannot be written.
+    """
+    name = args.name or f"{path.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    root = None if args.data_root is None else str(Path(args.data_root).absolute())
+    about = (root, args.download, args.local, args.device)
+    settings = Settings(*about, parallel=args.parallel, recipe=str(path.absolute()))
+    if args.write_result:
+        _check_own(plan, settings)
+    folder = AblationFolder.make(args.out, name)
+    write_text(folder.recipe_file, write(plan.document.value))
+    folder.write_settings(settings)
+    return Work(folder, plan, settings)
+
+
+def resumed(args: argparse.Namespace) -> Work:
+    """A run that is there.
+
+    Raises:
+        UserError: there is none of that name, its files are damaged, or the command changes it.
+    """
+    if args.recipe or overrides(args):
+        raise UserError(
+            "--resume goes on with what the run was asked for; give no recipe or other change"
+            " with it."
+        )
+    folder = AblationFolder.locate(args.out, args.resume)
+    plan, settings = load_plan(folder.recipe_file), folder.read_settings()
+    if args.write_result:
+        _check_own(plan, settings)
+    local, parallel = args.local or settings.local, args.parallel or settings.parallel
+    return Work(folder, plan, dataclasses.replace(settings, local=local, parallel=parallel))
+
+
 def main() -> int:
     """The command."""
     args = parser().parse_args()
     if args.parallel is not None and args.parallel < 1:
         raise UserError("--parallel needs at least 1.")
+    if not args.recipe and not args.resume:
+        raise UserError("A recipe is missing, such as pe or experiments/pe.yaml.")
     if args.resume:
-        if args.recipe or overrides(args):
-            raise UserError(
-                "--resume goes on with what the run was asked for; give no recipe or other change"
-                " with it."
-            )
-        from twins_nas.ablation.results import AblationFolder
-
-        folder = AblationFolder.locate(args.out, args.resume)
-        plan = load_plan(folder.recipe_file)
-        settings = folder.read_settings()
-        changed = {"local": args.local or settings.local}
-        changed |= {"parallel": args.parallel} if args.parallel else {}
-        settings = dataclasses.replace(settings, **changed)
+        work = resumed(args)
     else:
-        if not args.recipe:
-            raise UserError("A recipe is missing, such as pe or experiments/pe.yaml.")
         path = find("experiments", args.recipe)
         plan = load_plan(path, overrides(args))
         if args.check:
             _list(plan)
             return 0
-        from twins_nas.ablation.results import AblationFolder
+        work = begin(args, plan, path)
+    from twins_nas.experiment import Experiment
 
-        name = args.name or f"{path.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-        folder = AblationFolder.make(args.out, name)
-        write_text(folder.recipe_file, write(plan.document.value))
-        root = None if args.data_root is None else str(Path(args.data_root).absolute())
-        settings = Settings(
-            root,
-            args.download,
-            args.local,
-            args.device,
-            parallel=args.parallel,
-            recipe=str(path.absolute()),
-        )
-        folder.write_settings(settings)
+    plan, folder = work.plan, work.folder
+    about = (folder, plan.document, plan.recipe, work.settings)
     resume = f"python -m twins_nas.ablate --resume {folder.path.name}" + (
         "" if args.out == Path("runs") else f" --out {args.out}"
     )
-    from twins_nas.experiment import Experiment
-
-    work = Experiment(
-        folder, plan.document, plan.recipe, settings, args.retry_failed, args.write_result
-    )
     try:
-        work.run()
+        Experiment(*about, args.retry_failed, args.write_result).run()
     except UserError as error:
         raise UserError(f"{error}\nWhat is finished is kept; go on with: {resume}") from error
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"What is finished is kept; go on with: {resume}") from None
     return 0
+
+
+def _check_own(plan: Plan, settings: Settings) -> None:
+    """Lets no result into a recipe that it is not of."""
+    file = settings.recipe
+    if file is None or not Path(file).is_file() or read(file).value != plan.document.value:
+        raise UserError(
+            f"--write-result: what runs is not what {file} says (it was changed, or the command"
+            " line changes it), so its comment cannot hold the result."
+        )
 
 
 def _list(plan: Plan) -> None:

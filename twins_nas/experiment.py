@@ -22,6 +22,7 @@ from twins_nas.ablation.variants import Images, Variant, expand
 from twins_nas.ablation.work import Place
 from twins_nas.ablation_recipe import AblationRecipe
 from twins_nas.data import ImageData
+from twins_nas.errors import UserError
 from twins_nas.files import told, write_bytes, write_text
 from twins_nas.progress import duration
 from twins_nas.provenance import command, git_commit, machine
@@ -33,7 +34,7 @@ from twins_nas.runs import Settings
 from twins_nas.tracking import Run as Tracked
 from twins_nas.tracking import Tracker
 from twins_nas.training.device import device_of
-from twins_nas.tuning.ray_cluster import cluster
+from twins_nas.tuning.ray_cluster import Resources, cluster
 from twins_nas.yaml_nodes import Document
 
 EXPERIMENT = "ablation"
@@ -64,7 +65,7 @@ class Experiment:
             settings = dataclasses.replace(self.settings, mlflow_run=tracked.id)
             self.folder.write_settings(settings)
             engine = self.engine(tracked)
-            with cluster(engine.workers) if engine.workers else nullcontext():
+            with cluster(engine.workers) if self.to_do(engine) else nullcontext():
                 runs, results = self.trained(engine)
                 tests = engine.test(runs)
             for run in runs:
@@ -80,10 +81,14 @@ class Experiment:
     @cached_property
     def place(self) -> Place:
         """Where the runs are done."""
-        device = "cpu"
-        if self.settings.device or (self.recipe.resources.gpu and torch.cuda.is_available()):
-            device = str(device_of(self.settings.device))
-        return Place(self.folder, self.recipe, self.settings, device)
+        share, local = self.recipe.resources.gpu, self.settings.local
+        wanted = self.settings.device or ("cuda" if share and torch.cuda.is_available() else "cpu")
+        device = device_of(wanted)
+        if device.type == "cuda" and not share and not local:
+            raise UserError(f"--device {wanted} needs a share of it: resources.gpu is 0.")
+        # Workers may run in another folder, and see the GPU that is theirs as the first.
+        folder = AblationFolder(self.folder.path.absolute())
+        return Place(folder, self.recipe, self.settings, str(device) if local else device.type)
 
     @cached_property
     def data(self) -> ImageData:
@@ -134,6 +139,13 @@ class Experiment:
         crew = workers(wanted.cpu, wanted.gpu, self.place.device, at_once)
         local = None if self.settings.local else crew
         return Engine(self.place, self.variants, len(self.data.train), local, on_result)
+
+    def to_do(self, engine: Engine) -> Resources | None:
+        """The workers, where anything is left to do for them."""
+        seeds = self.recipe.seeds
+        first = engine.runs([one.label for one in self.variants], seeds.numbers[: seeds.first])
+        left = any(self.folder.result(run) is None for run in first)
+        return engine.workers if left or seeds.auto else None
 
     def trained(self, engine: Engine) -> tuple[list[Run], list[RunResult]]:
         """All runs with their results; with `seeds: auto` look by look until all have a verdict."""

@@ -75,7 +75,7 @@ class Engine:
 
             def on_told(name: str, told: Told) -> None:
                 nonlocal finished
-                step = steps[name] if told.get("done") else min(told["step"], steps[name])
+                step = steps[name] if told.get("done") else min(told.get("step", 0), steps[name])
                 forward = max(0, step - reached[name])
                 reached[name] += forward
                 if told.get("done"):

@@ -8,6 +8,7 @@ draws for the blocks that there are, so it is paired between networks of equal d
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 from collections.abc import Iterator, Mapping
@@ -143,6 +144,8 @@ class Training:
         except _StoppedError as stop:
             status, reason = "stopped", str(stop)
         last = trainer.history[-1][1]
+        if not math.isfinite(last["val_loss"]):
+            status, reason = "failed", "its validation loss is no number"
         return RunResult(
             label=run.variant.label,
             seed=run.seed,

@@ -81,6 +81,8 @@ def effects(findings: Findings) -> Any:
 
 def curves(findings: Findings) -> Any:
     """Validation accuracy by epoch: the mean over seeds, and a band of one standard deviation."""
+    from matplotlib.ticker import MaxNLocator
+
     groups = list(dict.fromkeys(row.variant.group for row in findings.rows))
     figure, several = _axes((7.6, 3.8 * len(groups)), len(groups))
     drawn = False
@@ -102,6 +104,7 @@ def curves(findings: Findings) -> Any:
             high = [mean + sd for mean, sd in zip(means, sds, strict=True)]
             axes.fill_between(x, low, high, color=colour, alpha=0.13, lw=0)
         axes.set_title(group, loc="left", fontsize=10, color=INK)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epoch")
         axes.set_ylabel("validation top-1 (%)")
         if drawn:
