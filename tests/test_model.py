@@ -18,12 +18,19 @@ from torch.utils.flop_counter import FlopCounterMode
 from twins_nas.arch import ArchConfig, StageConfig
 from twins_nas.config import find, load_space
 from twins_nas.cost import cost
+from twins_nas.model import backbone
 from twins_nas.model.backbone import Backbone, build, initialise
 from twins_nas.model.transfer import extract
 from twins_nas.seeds import SEEDS, seed
 from twins_nas.space import SearchSpace
 
 SMALL_SPACES = ["svt", "pcpvt", "families"]
+MEMBERS = [
+    ("svt", 200),
+    ("pcpvt", 200),
+    ("families", 60),
+    pytest.param("families", 1000, marks=pytest.mark.long),
+]
 MICRO = [name for name in SEEDS if name.endswith("micro")]
 
 
@@ -40,12 +47,7 @@ def supernet_of(name: str, in_chans: int = 1) -> Backbone:
 
 @pytest.mark.parametrize(
     ("name", "number"),
-    [
-        ("svt", 200),
-        ("pcpvt", 200),
-        ("families", 60),
-        pytest.param("families", 1000, marks=pytest.mark.long),
-    ],
+    MEMBERS,
 )
 def test_extracted_modules_equal_their_slices(name: str, number: int) -> None:
     """Random members: same logits, to the bit."""
@@ -85,10 +87,7 @@ def test_extracted_modules_equal_their_slices_at_224(number: int) -> None:
 @pytest.mark.parametrize(
     ("name", "number"),
     [
-        ("svt", 200),
-        ("pcpvt", 200),
-        ("families", 60),
-        pytest.param("families", 1000, marks=pytest.mark.long),
+        *MEMBERS,
         ("imagenet/svt_small", 20),
         pytest.param("imagenet/svt_small", 200, marks=pytest.mark.long),
     ],
@@ -341,6 +340,51 @@ def test_other_input_sizes_run() -> None:
         for size in (32, 40, 64):
             with torch.no_grad():
                 assert model(torch.randn(2, 1, size, size), arch).shape == (2, 10)
+
+
+@pytest.mark.parametrize("name", MICRO)
+@pytest.mark.parametrize("images", [1, 3])
+def test_few_images_at_once_change_nothing(
+    name: str, images: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stage gives the same logits and gradients however many images it takes together."""
+    model = build(seed(name), (32, 32), 1, 10)
+    initialise(model, 0)
+    batch = torch.randn(7, 1, 32, 32)
+
+    def run() -> list[torch.Tensor]:
+        model.zero_grad()
+        logits = model(batch)
+        logits.square().sum().backward()
+        return [logits, *(parameter.grad for parameter in model.parameters())]
+
+    assert backbone.images_at_once(batch, model.arch, 0) >= 7
+    together = run()
+    monkeypatch.setattr(backbone, "images_at_once", lambda *given: images)
+    for one, other in zip(together, run(), strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_large_stages_take_few_images_at_once() -> None:
+    """As many as `CACHE_BYTES` of hidden activations allow, one at least; all where few are."""
+    arch = seed("twins_pcpvt_small")
+    first = 56 * 56 * 512 * 4
+    assert backbone.images_at_once(torch.empty(16, 224, 224, 3), arch, 0) == (
+        backbone.CACHE_BYTES // first
+    )
+    assert backbone.images_at_once(torch.empty(2, 1120, 1120, 3), arch, 0) == 1
+    assert backbone.images_at_once(torch.empty(16, 224, 224, 3, device="meta"), arch, 0) == 16
+
+
+@pytest.mark.parametrize("name", ["twins_svt_micro", "swin_micro"])
+def test_a_network_trains_after_inference_mode(name: str) -> None:
+    """What a forward pass keeps for the next one is of use to training."""
+    model = build(seed(name), (32, 32), 1, 10)
+    initialise(model, 0)
+    images = torch.randn(2, 1, 32, 32)
+    with torch.inference_mode():
+        model(images)
+    model(images).sum().backward()
 
 
 def test_drop_path_is_off_in_evaluation_and_unbiased_in_training() -> None:

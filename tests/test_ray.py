@@ -39,7 +39,7 @@ class Counting:
         score = Toy(SPACE, self.seconds)()
 
         def counted(arch: ArchConfig) -> Score:
-            outcome = Score.of(score(arch))
+            outcome = score(arch)
             with self.log.open("a") as file:
                 file.write(SPACE.key(arch) + "\n")
             return outcome

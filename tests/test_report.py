@@ -9,7 +9,7 @@ import random
 import re
 import resource
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -30,7 +30,7 @@ from twins_nas.report.files import (
     write_scored_csv,
 )
 from twins_nas.report.page import front_page, write_front_page
-from twins_nas.report.plots import lowest_shown, write_front_png
+from twins_nas.report.plots import lowest_shown, name_places, write_front_png
 from twins_nas.report.rows import (
     About,
     FrontRow,
@@ -48,25 +48,9 @@ from twins_nas.report.table import HEADERS, by_macs, cells, plain_table, print_f
 from twins_nas.seeds import seed
 from twins_nas.space import SearchSpace
 from twins_nas.stats import wilson
+from twins_nas.tuning.results import Scored
 
 N_VAL, N_TEST = 1500, 2000
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A scored architecture, as a search gives it."""
-
-    number: int
-    seed: int
-    name: str
-    arch: ArchConfig
-    macs: int
-    params: int
-    top1: float
-    loss: float
-    n: int
-    seconds: float
-    cached: bool
 
 
 def micro_space() -> SearchSpace:
@@ -105,6 +89,7 @@ def make_scored(space: SearchSpace, count: int, seeds: Sequence[int]) -> list[Sc
                     search_seed,
                     name,
                     arch,
+                    space.key(arch),
                     size.macs,
                     size.params,
                     top1,
@@ -112,6 +97,7 @@ def make_scored(space: SearchSpace, count: int, seeds: Sequence[int]) -> list[Sc
                     N_VAL,
                     0.4,
                     bool(name) and search_seed > seeds[0],
+                    True,
                 )
             )
     return found
@@ -386,6 +372,22 @@ class Outline(HTMLParser):
         self.rows += tag == "tr"
         self.ids += [value for name, value in attrs if name == "id" and value]
         self.loads += [value for name, value in attrs if name in ("src", "href") and value]
+
+
+@pytest.mark.parametrize("log", [True, False])
+def test_names_have_a_line_each_below_all_intervals(rows: list[FrontRow], log: bool) -> None:
+    """On either side of the middle; a stroke of a later name passes beyond the earlier ones."""
+    bottom = min(row.val_interval[0] for row in rows)
+    places, begin = name_places(rows, bottom, log)
+    assert sorted(place.row.name for place in places) == sorted(
+        row.name for row in rows if row.name
+    )
+    assert all(begin < place.y < bottom for place in places)
+    for ends in (True, False):
+        side = sorted((place for place in places if place.ends == ends), key=lambda place: -place.y)
+        assert len({place.y for place in side}) == len(side)
+        macs = [place.row.macs for place in side]
+        assert macs == sorted(macs, reverse=not ends)
 
 
 def test_the_page_stands_alone(rows: list[FrontRow], scored: list[Scored], tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_an_exception_is_a_reason(tmp_path: Path) -> None:
             calls.append(arch)
             if arch == SPACE.base:
                 raise RuntimeError("no memory")
-            return Score.of(good(arch))
+            return good(arch)
 
         return score
 
@@ -182,7 +182,7 @@ def test_an_evaluator_scores_as_the_model_that_it_came_from() -> None:
         score = factory(payload)()
         archs = [SPACE.base, SPACE.extreme(-1), SPACE.extreme(+1)]
         archs += [SPACE.sample(random.Random(n)) for n in range(3)]
-        found = [Score.of(score(arch)) for arch in archs]
+        found = [score(arch) for arch in archs]
     for arch, one in zip(archs, found, strict=True):
         wanted = evaluate(model, images, payload.mean, payload.std, arch, batch_size=16)
         assert (one.top1, one.n) == (wanted.top1, 40)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from twins_nas.model.position import PEG, AbsoluteTable, ClassToken, RelativeBias
-from twins_nas.model.slicing import Elastic, ElasticConv2d, ElasticLayerNorm, ElasticLinear
+from twins_nas.model.slicing import Elastic, ElasticConv2d, ElasticLayerNorm, ElasticLinear, linear
 
 
 @dataclass(frozen=True)
@@ -200,3 +200,17 @@ def test_no_copy_at_the_largest(case: Case) -> None:
         with CopiesOfParameters(large.parameters()) as watch:
             case.call_small(large)
         assert watch.found
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(4, 300, 64), (1, 2000, 65), (2, 40, 40, 96)])
+def test_large_products_without_gradients(shape: tuple[int, ...], bias: bool) -> None:
+    """The kernel for inference gives what `F.linear` gives, for tokens that are no copy too."""
+    x, weight = torch.randn(shape), torch.randn(48, shape[-1])
+    vector = torch.randn(48) if bias else None
+    for tokens in (x, x.transpose(0, 1)):
+        wanted = torch.nn.functional.linear(tokens, weight, vector)
+        with torch.no_grad():
+            got = linear(tokens, weight, vector)
+        assert got.shape == wanted.shape
+        assert torch.allclose(got, wanted, rtol=1e-5, atol=1e-4)

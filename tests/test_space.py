@@ -88,14 +88,19 @@ def everything(space: SearchSpace) -> list[ArchConfig]:
     return [space.decode(dict(zip(names, values, strict=True))) for values in grid]
 
 
+def every_small_space(test: Any) -> Any:
+    """Parametrizes a test by `stages` and `whole`."""
+    test = pytest.mark.parametrize("stages", SMALL.values(), ids=SMALL)(test)
+    return pytest.mark.parametrize("whole", WHOLE.values(), ids=WHOLE)(test)
+
+
 @pytest.fixture(params=SHIPPED)
 def shipped(request: pytest.FixtureRequest) -> SearchSpace:
     """A shipped space."""
     return load_space(shipped_files("space")[request.param])
 
 
-@pytest.mark.parametrize("whole", WHOLE.values(), ids=WHOLE)
-@pytest.mark.parametrize("stages", SMALL.values(), ids=SMALL)
+@every_small_space
 def test_the_size_is_the_number_of_different_keys(
     stages: list[dict[str, Any]], whole: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -106,8 +111,7 @@ def test_the_size_is_the_number_of_different_keys(
     assert all(space.why_not(arch) is None for arch in found)
 
 
-@pytest.mark.parametrize("whole", WHOLE.values(), ids=WHOLE)
-@pytest.mark.parametrize("stages", SMALL.values(), ids=SMALL)
+@every_small_space
 def test_every_member_has_one_encoding_that_leads_back(
     stages: list[dict[str, Any]], whole: dict[str, Any], tmp_path: Path
 ) -> None:

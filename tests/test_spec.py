@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import pytest
 
+from twins_nas.config import find, load_space
 from twins_nas.errors import UserError
 from twins_nas.layer_cost import Cost
 from twins_nas.seeds import seed
 from twins_nas.space import SearchSpace
-from twins_nas.tuning.spec import Budget, StudySpec, check_budget, within
+from twins_nas.tuning.spec import Budget, StudySpec, check_budget, named_members, within
 from twins_nas.tuning.toy import toy_cost, toy_space
 
 SPACE = toy_space()
@@ -105,3 +106,28 @@ def test_excess_is_that_of_the_worst_bound() -> None:
     assert Budget().excess(Cost(10**9, 10**12)) < 0
     assert Budget(100, 50).excess(Cost(params=50, macs=150)) == 0.5
     assert Budget(100, 50).excess(Cost(params=100, macs=100)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "others"),
+    [
+        ("svt", "base, twins_svt_micro", []),
+        ("pcpvt", "base, twins_pcpvt_micro", []),
+        (
+            "families",
+            "base, twins_svt_micro",
+            ["pvt_micro", "cpvt_micro", "twins_pcpvt_micro", "swin_micro"],
+        ),
+    ],
+)
+def test_published_networks_of_a_space_are_named(name: str, base: str, others: list[str]) -> None:
+    """Each under its name, the base under both of its names, and the extremes."""
+    space = load_space(find("space", name))
+    members = named_members(space)
+    assert [word for word, _ in members] == [base, "smallest", "largest", *others]
+    assert [arch for _, arch in members] == [
+        space.base,
+        space.extreme(-1),
+        space.extreme(+1),
+        *map(seed, others),
+    ]

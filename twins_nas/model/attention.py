@@ -152,6 +152,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     """Scaled dot-product attention of [B, h, N, d] with keys [B, h, M, d]; gives [B, N, h, d]."""
     if bias is not None and bias.dtype != q.dtype:
         bias = bias.to(q.dtype)
+    if bias is not None and bias.dim() == 3:
+        bias = bias[None]  # Torch's fused kernel on the CPU takes no other.
     if bias is not None and bias.requires_grad and q.device.type == "cpu":
         # Torch's own path for a learned bias here is this one with a search for rows of -inf.
         weights: Tensor = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias

@@ -23,6 +23,8 @@ from twins_nas.model.position import PEG, AbsoluteTable, ClassToken, RelativeBia
 from twins_nas.model.slicing import Elastic, ElasticConv2d, ElasticLayerNorm, ElasticLinear
 from twins_nas.space import SearchSpace
 
+CACHE_BYTES = 8 * 2**20
+
 
 class PatchEmbed(nn.Module):
     """Non-overlapping patches by a strided convolution, then LayerNorm where the network has one.
@@ -133,6 +135,13 @@ class Stage(nn.Module):
 
     def forward(self, x_BHWC: Tensor, arch: ArchConfig, index: int) -> tuple[Tensor, Grid]:
         """The tokens [B, N, C] of the stage, a class token first, and the grid of the others."""
+        few = images_at_once(x_BHWC, arch, index)
+        if few >= len(x_BHWC):
+            return self._run(x_BHWC, arch, index)
+        parts = [self._run(x, arch, index) for x in torch.split(x_BHWC, few)]
+        return torch.cat([x_BNC for x_BNC, _ in parts]), parts[0][1]
+
+    def _run(self, x_BHWC: Tensor, arch: ArchConfig, index: int) -> tuple[Tensor, Grid]:
         stage = arch.stages[index]
         dim, ape = stage.embed_dim, "ape" in stage.pe_kinds
         embed = str(2 if index else arch.patch_size)
@@ -207,6 +216,21 @@ class Backbone(nn.Module):
             x_BNC, grid = self.stages[index](x_BHWC, arch, index)
             x_BHWC = on_grid(x_BNC, grid)
             yield x_BNC, grid
+
+
+def images_at_once(x_BHWC: Tensor, arch: ArchConfig, index: int) -> int:
+    """How many images a stage takes through its blocks together; all of them on a GPU.
+
+    On a CPU so many that their hidden activations stay near the caches; a large MLP is twice as
+    fast so, in inference and in training (benchmarks/backbone.py).
+    """
+    B, H, W, _ = x_BHWC.shape
+    if x_BHWC.device.type != "cpu" or torch.compiler.is_compiling():
+        return B
+    stage, side = arch.stages[index], 2 if index else arch.patch_size
+    hidden = max(stage.hidden_dim(block) for block in range(stage.depth))
+    image = -(-H // side) * -(-W // side) * hidden * x_BHWC.element_size()
+    return max(1, CACHE_BYTES // image)
 
 
 def on_grid(x_BNC: Tensor, grid: Grid) -> Tensor:

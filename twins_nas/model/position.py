@@ -139,10 +139,11 @@ class RelativeBias(Elastic):
     def _gather(self, table: Tensor, grid: Grid, ratio: int) -> Tensor:
         place = (*grid, ratio, str(table.device))
         if place not in self._index:
-            rows = _offsets(grid[0], ratio)
-            columns = _offsets(grid[1], ratio)
-            flat = rows[:, None, :, None] * table.shape[-1] + columns[None, :, None, :]
-            self._index[place] = flat.reshape(-1).to(table.device)
+            with torch.inference_mode(False):  # A later training step may read it too.
+                rows = _offsets(grid[0], ratio)
+                columns = _offsets(grid[1], ratio)
+                flat = rows[:, None, :, None] * table.shape[-1] + columns[None, :, None, :]
+                self._index[place] = flat.reshape(-1).to(table.device)
         keys = (grid[0] // ratio) * (grid[1] // ratio)
         bias = table.flatten(1).index_select(1, self._index[place])
         return bias.view(table.shape[0], grid[0] * grid[1], keys)

@@ -35,6 +35,23 @@ def _copy(target: nn.Parameter | None, value: Tensor | None) -> None:
             target.copy_(value)
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`F.linear`, by the quicker of two kernels.
+
+    Without gradients, a large product on a CPU is a 1x1 convolution: it adds the bias on its way,
+    where `F.linear` writes the bias first and reads it again. Whole networks are 1.03 to 1.06
+    times as fast so with two threads (docs/LOG.md).
+    """
+    rows, in_dim = x.shape[:-1].numel(), x.shape[-1]
+    large = x.dim() > 2 and in_dim >= 64 and rows >= 1024
+    plain = x.device.type != "cpu" or x.dtype != torch.float32 or torch.compiler.is_compiling()
+    if not large or plain or torch.is_grad_enabled():
+        return F.linear(x, weight, bias)
+    x_1CBN = x.reshape(1, x.shape[0], -1, in_dim).permute(0, 3, 1, 2)
+    y_1CBN = F.conv2d(x_1CBN, weight[:, :, None, None], bias)
+    return y_1CBN.permute(0, 2, 3, 1).reshape(*x.shape[:-1], weight.shape[0])
+
+
 class ElasticLinear(Elastic):
     """A linear layer, sliced to the channels that come in and those that are asked for."""
 
@@ -85,7 +102,7 @@ class ElasticLinear(Elastic):
         weight, bias = self.sliced(
             x.shape[-1] // self.in_groups, out_dim or self.out_dim, first, last
         )
-        return F.linear(x, weight, bias)
+        return linear(x, weight, bias)
 
     def take(self, source: Elastic) -> None:
         """See `Elastic.take`."""

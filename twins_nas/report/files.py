@@ -10,8 +10,9 @@ from pathlib import Path
 
 from twins_nas.arch import ArchConfig
 from twins_nas.files import write_text
-from twins_nas.report.rows import FrontRow, ScoredRow, interval
+from twins_nas.report.rows import FrontRow, interval
 from twins_nas.report.table import by_macs
+from twins_nas.tuning.results import Scored
 
 FRONT_COLUMNS = (
     "arch",
@@ -45,6 +46,7 @@ SCORED_COLUMNS = (
     "n_val",
     "seconds",
     "cached",
+    "feasible",
     "key",
 )
 Words = Callable[[ArchConfig], str]
@@ -82,7 +84,7 @@ def write_front_csv(path: Path, rows: Sequence[FrontRow], key: Words) -> None:
     _write_csv(path, FRONT_COLUMNS, lines)
 
 
-def write_scored_csv(path: Path, scored: Iterable[ScoredRow], key: Words) -> None:
+def write_scored_csv(path: Path, scored: Iterable[Scored], key: Words) -> None:
     """One line for each scored architecture; scores that are not finite stay empty.
 
     Raises:
@@ -107,6 +109,7 @@ def write_scored_csv(path: Path, scored: Iterable[ScoredRow], key: Words) -> Non
                 "n_val": row.n,
                 "seconds": f"{row.seconds:.3f}",
                 "cached": _word(row.cached),
+                "feasible": _word(row.feasible),
                 "key": key(row.arch),
             }
         )
@@ -130,7 +133,7 @@ def write_archs(folder: Path, rows: Sequence[FrontRow], dump_arch: Words) -> lis
 def arch_files(rows: Sequence[FrontRow]) -> list[str]:
     """The file names in `archs/`, in the order of the table: `03.yaml`, `04_base.yaml`."""
     return [
-        f"{number:02d}{'_' if row.name else ''}{row.name}.yaml"
+        f"{number:02d}{'_' if row.name else ''}{row.name.replace(', ', '_')}.yaml"
         for number, row in enumerate(by_macs(rows))
     ]
 

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from twins_nas.files import write_text
-from twins_nas.report.plots import MEGA, label_place, log_is_better, lowest_shown
+from twins_nas.report.plots import MEGA, NamePlace, log_is_better, lowest_shown, name_places
 from twins_nas.report.rows import (
-    BASE,
     About,
     FrontRow,
-    ScoredRow,
     drawable,
+    is_base,
     macs_text,
     params_text,
     percent_with_interval,
@@ -28,6 +27,7 @@ from twins_nas.report.rows import (
 )
 from twins_nas.report.table import HEADERS, LEFT, by_macs, cells
 from twins_nas.report.template import HTML, SCRIPT, STYLE
+from twins_nas.tuning.results import Scored
 
 Trace = dict[str, Any]
 ARCH, NAME = len(HEADERS) - 1, 1
@@ -35,7 +35,7 @@ STEPS = (1, 1.5, 2, 3, 4, 5, 7)
 
 
 def write_front_page(
-    path: Path, rows: Sequence[FrontRow], scored: Sequence[ScoredRow], about: About
+    path: Path, rows: Sequence[FrontRow], scored: Sequence[Scored], about: About
 ) -> None:
     """Writes the page: the front to hover over, the table, and how it was made.
 
@@ -45,7 +45,7 @@ def write_front_page(
     write_text(path, front_page(rows, scored, about))
 
 
-def front_page(rows: Sequence[FrontRow], scored: Sequence[ScoredRow], about: About) -> str:
+def front_page(rows: Sequence[FrontRow], scored: Sequence[Scored], about: About) -> str:
     """The page's HTML, plotly's script within."""
     from plotly.offline import get_plotlyjs
 
@@ -69,7 +69,7 @@ def front_page(rows: Sequence[FrontRow], scored: Sequence[ScoredRow], about: Abo
     return re.sub("@@([A-Z]+)@@", lambda found: parts[found[1]], HTML)
 
 
-def _facts(rows: Sequence[FrontRow], known: Sequence[ScoredRow], about: About) -> str:
+def _facts(rows: Sequence[FrontRow], known: Sequence[Scored], about: About) -> str:
     front = val_front(rows)
     facts = [f"<b>{len(front)}</b> networks on the validation front"]
     if any(row.test_top1 is not None for row in front):
@@ -100,7 +100,7 @@ def _about(rows: Sequence[FrontRow], about: About) -> list[tuple[str, str]]:
 def _body(rows: Sequence[FrontRow]) -> list[str]:
     front, lines = val_front(rows), []
     for number, (row, line) in enumerate(zip(rows, cells(rows), strict=True)):
-        kind = "base" if row.name == BASE else "" if row in front else "off"
+        kind = "base" if is_base(row.name) else "" if row in front else "off"
         lines.append(f'<tr id="row-{number}" class="{kind}">{_line("td", line)}</tr>')
     return lines
 
@@ -122,16 +122,18 @@ def _line(tag: str, texts: Sequence[str]) -> str:
     return "".join(out)
 
 
-def _data(rows: Sequence[FrontRow], scored: Sequence[ScoredRow], bottom: float) -> Trace:
+def _data(rows: Sequence[FrontRow], scored: Sequence[Scored], bottom: float) -> Trace:
     known = drawable(scored)
     macs = [row.macs / MEGA for row in rows] + [row.macs / MEGA for row in known]
     top = max([row.val_interval[1] for row in rows] + [row.top1 for row in known])
     ticks = [size * step for size in (0.1, 1, 10, 100, 1e3, 1e4) for step in STEPS]
     ticks = [tick for tick in ticks if min(macs) * 0.9 <= tick <= max(macs) * 1.1]
+    log = log_is_better(macs)
+    places, begin = name_places(rows, bottom, log)
     return {
-        "traces": _traces(rows, scored),
-        "axis": "log" if log_is_better(macs) else "linear",
-        "range": [bottom, top + 0.06 * (top - bottom)],
+        "traces": _traces(rows, scored) + _names(places),
+        "axis": "log" if log else "linear",
+        "range": [begin, top + 0.06 * (top - bottom)],
         "ticks": {
             "linear": {},
             "log": {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]},
@@ -139,7 +141,7 @@ def _data(rows: Sequence[FrontRow], scored: Sequence[ScoredRow], bottom: float) 
     }
 
 
-def _traces(rows: Sequence[FrontRow], scored: Sequence[ScoredRow]) -> list[Trace]:
+def _traces(rows: Sequence[FrontRow], scored: Sequence[Scored]) -> list[Trace]:
     known = drawable(scored)
     members = {row.arch for row in rows}
     others = [row for row in known if row.arch not in members]
@@ -173,13 +175,10 @@ def _members(
 ) -> Trace:
     trace = _points(label, colour, [(row.macs, row.val_top1) for row in chosen])
     return trace | {
-        "mode": "markers+text",
         "marker": {"size": 10 if colour == "named" else 8, "symbol": _symbol(colour)},
         "hovertext": list(map(_hover, chosen)),
-        "text": [f"<b>{escape(row.name)}</b>" if row.name else "" for row in chosen],
-        "textposition": [_label(*label_place(row, rows)) for row in chosen],
-        "textfont": {"size": 12.5},
         "customdata": _numbers(rows, chosen),
+        "legendgroup": colour,
         "error_y": {
             "type": "data",
             "array": [round(row.val_interval[1] - row.val_top1, 3) for row in chosen],
@@ -190,8 +189,20 @@ def _members(
     }
 
 
-def _label(up: bool, left: bool) -> str:
-    return f"{'top' if up else 'bottom'} {'left' if left else 'right'}"
+def _names(places: Sequence[NamePlace]) -> list[Trace]:
+    """The names below the intervals, each with a stroke down to it."""
+    strokes = _points("names", "named", [])
+    strokes["x"] = [x for row, *_ in places for x in (row.macs / MEGA, row.macs / MEGA, None)]
+    strokes["y"] = [y for row, low, _ in places for y in (row.val_interval[0], low, None)]
+    strokes |= {"mode": "lines", "line": {"width": 1, "dash": "dot"}}
+    texts = _points("names", "named", [(row.macs, y) for row, y, _ in places]) | {
+        "mode": "text",
+        "text": [f"<b>{escape(row.name)}</b>" for row, *_ in places],
+        "textposition": [f"middle {'left' if ends else 'right'}" for *_, ends in places],
+        "textfont": {"size": 12.5},
+    }
+    beside = {"showlegend": False, "legendgroup": "named", "hoverinfo": "skip"}
+    return [strokes | beside, texts | beside]
 
 
 def _symbol(colour: str) -> str:
@@ -230,7 +241,7 @@ def _hover(row: FrontRow) -> str:
     return "<br>".join([*lines, "", *map(escape, stage_words(row.arch))])
 
 
-def _hover_scored(row: ScoredRow) -> str:
+def _hover_scored(row: Scored) -> str:
     lines = [f"scored as number {row.number} of seed {row.seed}"]
     lines.append(f"{macs_text(row.macs)} MACs, {params_text(row.params)} params")
     lines.append(f"validation {row.top1:.2f} %, n = {row.n:,}")

@@ -5,20 +5,30 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from twins_nas.files import write_bytes
-from twins_nas.report.rows import FrontRow, ScoredRow, drawable, seed_fronts, staircase
+from twins_nas.report.rows import FrontRow, drawable, seed_fronts, staircase
+from twins_nas.tuning.results import Scored
 
 INK, FAINT, FRONT, NAMED = "#1b2733", "#9aa7b4", "#1f5fa8", "#c2410c"
 LOG_FROM = 6.0
+LINE = 0.065
 MEGA = 1e6
+
+
+class NamePlace(NamedTuple):
+    """A row's name stands at `y` and at the MACs of the row, where it `ends` or begins."""
+
+    row: FrontRow
+    y: float
+    ends: bool
 
 
 def write_front_png(
     path: Path,
     rows: Sequence[FrontRow],
-    scored: Sequence[ScoredRow],
+    scored: Sequence[Scored],
     title: str,
     log_x: bool | None = None,
 ) -> None:
@@ -53,7 +63,14 @@ def write_front_png(
     axes.grid(color="#e4e9ee", lw=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="lower right", frameon=False, fontsize=9, labelcolor=INK)
+    axes.legend(
+        loc="lower right",
+        bbox_to_anchor=(1.0, 1.0),
+        ncols=4,
+        frameon=False,
+        fontsize=9,
+        labelcolor=INK,
+    )
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     write_bytes(path, buffer.getvalue())
@@ -72,10 +89,26 @@ def lowest_shown(rows: Sequence[FrontRow], top1: Sequence[float]) -> float:
     return min(bottom, tenth) - 0.04 * (highest - min(bottom, tenth))
 
 
-def label_place(row: FrontRow, rows: Sequence[FrontRow]) -> tuple[bool, bool]:
-    """Whether a name stands above its row, and left of it: off the edge and off neighbours."""
-    smallest, largest = min(one.macs for one in rows), max(one.macs for one in rows)
-    return row.macs == largest, row.macs > (smallest + largest) / 2
+def name_places(
+    rows: Sequence[FrontRow], bottom: float, log: bool
+) -> tuple[list[NamePlace], float]:
+    """Where the names stand, in lines below `bottom`, and where the axis then begins.
+
+    Names of the right half end at the MACs of their row, those of the left half begin there, and
+    each has a line of its own, so that neither names nor the strokes down to them cross.
+    """
+    named = sorted((row for row in rows if row.name), key=lambda row: row.macs)
+    low, high = min(row.macs for row in rows), max(row.macs for row in rows)
+    middle = (low * high) ** 0.5 if log else (low + high) / 2
+    left = [row for row in named if row.macs <= middle]
+    right = [row for row in named if row.macs > middle]
+    line = LINE * (max(row.val_interval[1] for row in rows) - bottom)
+    places = [
+        NamePlace(row, bottom - (level + 0.5) * line, side == "end")
+        for side, group in (("begin", left[::-1]), ("end", right))
+        for level, row in enumerate(group)
+    ]
+    return places, bottom - (max(len(left), len(right)) + 0.4) * line
 
 
 def _draw_rows(axes: Any, rows: Sequence[FrontRow]) -> None:
@@ -101,22 +134,22 @@ def _draw_rows(axes: Any, rows: Sequence[FrontRow]) -> None:
             capsize=2.5,
             zorder=3,
         )
-    from matplotlib.patheffects import withStroke
 
-    halo = [withStroke(linewidth=3, foreground="white")]
-    for row in rows:
-        up, left = label_place(row, rows)
+
+def _draw_names(axes: Any, places: Sequence[NamePlace]) -> None:
+    for row, y, ends in places:
+        x = row.macs / MEGA
+        axes.plot([x, x], [row.val_interval[0], y], color=NAMED, lw=0.8, ls=":", zorder=1)
         axes.annotate(
             row.name,
-            (row.macs / MEGA, row.val_top1),
-            xytext=(-8 if left else 8, 6 if up else -11),
+            (x, y),
+            xytext=(-5 if ends else 5, 0),
             textcoords="offset points",
-            ha="right" if left else "left",
+            ha="right" if ends else "left",
+            va="center",
             color=NAMED,
             fontsize=9.5,
             fontweight="bold",
-            zorder=4,
-            path_effects=halo,
         )
 
 
@@ -126,13 +159,16 @@ def _scale(
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     macs = [row.macs / MEGA for row in rows] + [x for x, _ in dots]
-    if log_is_better(macs) if log_x is None else log_x:
+    log = log_is_better(macs) if log_x is None else log_x
+    if log:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
     bottom = lowest_shown(rows, [y for _, y in dots])
-    axes.set_ylim(bottom=bottom)
+    places, begin = name_places(rows, bottom, log)
+    _draw_names(axes, places)
+    axes.set_ylim(bottom=begin)
     below = sum(y < bottom for _, y in dots)
     if below:
         text = f"{below:,} scored below the axis"

@@ -6,11 +6,10 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Protocol
 
 from twins_nas.arch import ArchConfig
 from twins_nas.stats import wilson
-from twins_nas.tracking import ScoredLike
+from twins_nas.tuning.results import Scored
 
 LEVEL = 0.95
 BASE = "base"
@@ -44,30 +43,6 @@ class FrontRow:
     def test_interval(self) -> tuple[float, float] | None:
         """95 % Wilson interval of the test accuracy, in percent; None where it was not read."""
         return None if self.test_top1 is None else interval(self.test_top1, self.n_test)
-
-
-class ScoredRow(ScoredLike, Protocol):
-    """One scored architecture of a search, in the order of scoring."""
-
-    @property
-    def name(self) -> str:
-        """Of a network with a name, else empty."""
-
-    @property
-    def arch(self) -> ArchConfig:
-        """What was scored."""
-
-    @property
-    def n(self) -> int:
-        """Validation images."""
-
-    @property
-    def seconds(self) -> float:
-        """Wall time of scoring."""
-
-    @property
-    def cached(self) -> bool:
-        """Whether the score was known already."""
 
 
 @dataclass(frozen=True)
@@ -114,12 +89,12 @@ def staircase(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]
     return steps
 
 
-def drawable(scored: Iterable[ScoredRow]) -> list[ScoredRow]:
+def drawable(scored: Iterable[Scored]) -> list[Scored]:
     """The scores that are numbers, each once."""
     return [row for row in scored if math.isfinite(row.top1) and not row.cached]
 
 
-def seed_fronts(scored: Iterable[ScoredRow]) -> dict[int, list[tuple[float, float]]]:
+def seed_fronts(scored: Iterable[Scored]) -> dict[int, list[tuple[float, float]]]:
     """The front (MACs, accuracy) that each search seed found."""
     points: dict[int, list[tuple[float, float]]] = {}
     for row in scored:
@@ -150,9 +125,14 @@ def summary(rows: Sequence[FrontRow]) -> list[str]:
     return said
 
 
+def is_base(name: str) -> bool:
+    """Whether a row's name says that it is the space's base: `base`, `base, twins_svt_micro`."""
+    return name.split(", ")[0] == BASE
+
+
 def base_of(rows: Sequence[FrontRow]) -> FrontRow | None:
     """The row of the space's base."""
-    return next((row for row in rows if row.name == BASE), None)
+    return next((row for row in rows if is_base(row.name)), None)
 
 
 def stage_words(arch: ArchConfig) -> list[str]:

@@ -8,9 +8,9 @@ from typing import TextIO
 
 from twins_nas.progress import is_terminal
 from twins_nas.report.rows import (
-    BASE,
     FrontRow,
     base_of,
+    is_base,
     macs_text,
     params_text,
     percent_with_interval,
@@ -106,7 +106,7 @@ def _print_rich(rows: Sequence[FrontRow], stream: TextIO) -> None:
             table.add_column(header, justify="left" if index in LEFT else "right", no_wrap=True)
     lines = cells(rows)
     for row, line in zip(by_macs(rows), lines, strict=True):
-        table.add_row(*(Text(line[index]) for index in kept), style=BASE_STYLE[row.name == BASE])
+        table.add_row(*(Text(line[index]) for index in kept), style=BASE_STYLE[is_base(row.name)])
     console.print(table)
     console.print()
     if narrow:

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from twins_nas.arch import ArchConfig
 from twins_nas.data import Images, ImageSet
-from twins_nas.evaluate import Evaluation, evaluate
+from twins_nas.evaluate import evaluate
 from twins_nas.model.backbone import Backbone
 from twins_nas.space import SearchSpace
+from twins_nas.tuning.results import Score
 from twins_nas.tuning.runner import Evaluator
 
 
@@ -76,8 +77,9 @@ def build_evaluator(payload: Payload) -> Evaluator:
         images = Images.from_numpy(*images)
         images = images if payload.device == "cpu" else images.to(payload.device)
 
-    def score(arch: ArchConfig) -> Evaluation:
-        return evaluate(model, images, payload.mean, payload.std, arch, payload.batch_size)
+    def score(arch: ArchConfig) -> Score:
+        found = evaluate(model, images, payload.mean, payload.std, arch, payload.batch_size)
+        return Score(found.top1, found.loss, found.n, found.seconds)
 
     return score
 

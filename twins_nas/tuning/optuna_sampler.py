@@ -1,7 +1,7 @@
 """Proposals by Optuna's samplers, and the only file that imports it.
 
-**Budget.** Costs are known from formulas, so nothing over the budget is scored, the three named
-first trials excepted. Four ways were tried on a toy over a micro Twins space (58 choices; 74 %,
+**Budget.** Costs are known from formulas, so nothing over the budget is scored, the named first
+trials excepted. Four ways were tried on a toy over a micro Twins space (58 choices; 74 %,
 13 %, 1 % of its members are within the budget); mean hypervolume of 3 seeds after 500 trials scored
 by NSGA-II (population 20) and random, 200 by TPE (multivariate):
 

@@ -4,29 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple
 
 from twins_nas.arch import ArchConfig, StageConfig
-
-
-class EvaluationLike(Protocol):
-    """What an evaluator gives: `evaluate.Evaluation`, named here without importing torch."""
-
-    @property
-    def top1(self) -> float:
-        """Percent."""
-
-    @property
-    def loss(self) -> float:
-        """Mean cross-entropy in nats."""
-
-    @property
-    def n(self) -> int:
-        """Images."""
-
-    @property
-    def seconds(self) -> float:
-        """Wall time."""
 
 
 class Score(NamedTuple):
@@ -37,18 +17,12 @@ class Score(NamedTuple):
     n: int
     seconds: float
 
-    @classmethod
-    def of(cls, evaluation: EvaluationLike) -> Self:
-        """The figures, as plain numbers."""
-        figures = (evaluation.top1, evaluation.loss, evaluation.n, evaluation.seconds)
-        return cls(float(figures[0]), float(figures[1]), int(figures[2]), float(figures[3]))
-
 
 @dataclass(frozen=True)
 class Scored:
     """A scored architecture, `number` counting the trials of its search seed from 0.
 
-    `name` says which of the three fixed first trials it is: base, smallest, largest, or none.
+    `name` says which of the fixed first trials it is (`named_members`); empty: none of them.
     `top1` in percent and `loss` in nats are those of `n` validation images; `seconds` are those of
     the evaluation, of the earlier one where the row is `cached`. A row that is not `feasible` is
     over the budget.

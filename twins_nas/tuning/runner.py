@@ -11,13 +11,13 @@ from typing import NamedTuple, Protocol
 
 from twins_nas.arch import ArchConfig
 from twins_nas.errors import UserError
-from twins_nas.tuning.results import EvaluationLike, Score, Scored
+from twins_nas.tuning.results import Score, Scored
 from twins_nas.tuning.study import Search, SearchStudy
 
 DEATHS = 2
 PATIENCE = 10
 
-Evaluator = Callable[[ArchConfig], EvaluationLike]
+Evaluator = Callable[[ArchConfig], Score]
 Factory = Callable[[], Evaluator]
 
 
@@ -72,7 +72,7 @@ class LocalPool:
 def outcome_of(evaluator: Evaluator, arch: ArchConfig) -> Score | str:
     """The score of an architecture, or the exception in a line."""
     try:
-        return Score.of(evaluator(arch))
+        return evaluator(arch)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
 

@@ -10,6 +10,7 @@ from typing import Any
 from twins_nas.arch import ArchConfig
 from twins_nas.errors import UserError
 from twins_nas.layer_cost import Cost
+from twins_nas.seeds import SEEDS
 from twins_nas.space import Choice, Encoding, SearchSpace
 
 OBJECTIVES = {"top1": "maximize", "loss": "minimize", "macs": "minimize", "params": "minimize"}
@@ -82,6 +83,30 @@ class StudySpec:
         del values["trials"]
         budget = values.pop("budget")
         return {**values, "objectives": list(self.objectives), **budget}
+
+
+def named_members(space: SearchSpace) -> list[tuple[str, ArchConfig]]:
+    """What a search scores first: base, smallest, largest, and each published network in the space.
+
+    A published network that is one of these already adds its name: `base, twins_svt_micro`.
+    """
+    members = [
+        ("base", space.base),
+        ("smallest", space.extreme(-1)),
+        ("largest", space.extreme(+1)),
+    ]
+    keys = [space.key(arch) for _, arch in members]
+    for name, make in SEEDS.items():
+        arch = make()
+        if space.why_not(arch):
+            continue
+        if space.key(arch) in keys:
+            at = keys.index(space.key(arch))
+            members[at] = (f"{members[at][0]}, {name}", members[at][1])
+        else:
+            members.append((name, arch))
+            keys.append(space.key(arch))
+    return members
 
 
 def check_budget(space: SearchSpace, cost_of: CostOf, budget: Budget) -> ArchConfig:

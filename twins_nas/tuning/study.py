@@ -24,12 +24,10 @@ from twins_nas.tuning import records
 from twins_nas.tuning.journal import Journal, Log
 from twins_nas.tuning.records import StudyRecord, TrialRecord
 from twins_nas.tuning.results import Failed, Score, Scored
-from twins_nas.tuning.spec import Budget, CostOf, StudySpec, check_budget
+from twins_nas.tuning.spec import Budget, CostOf, StudySpec, check_budget, named_members
 
 if TYPE_CHECKING:
     from twins_nas.tuning.optuna_sampler import Proposals
-
-NAMES = ("base", "smallest", "largest")
 
 
 class Asked(NamedTuple):
@@ -83,7 +81,7 @@ class SearchStudy:
         self._fresh: list[Asked] = []
         self._proposals: Proposals | None = None
         space = search.space
-        self._named = [space.encode(arch) for arch in (space.base, *_extremes(space))]
+        self._named = [(name, space.encode(arch)) for name, arch in named_members(space)]
         self._anchor = space.encode(check_budget(space, search.cost_of, search.spec.budget))
         path = journal_path(folder, seed).absolute()
         self._journal = Journal(path, write)
@@ -196,12 +194,11 @@ class SearchStudy:
 
     def _propose(self) -> list[Log]:
         search, number = self.search, self._count
-        named = self._named[number] if number < len(self._named) else None
+        name, encoding = self._named[number] if number < len(self._named) else ("", None)
         proposals = self._proposals or self._begin()
-        proposal = proposals.propose(number, named)
+        proposal = proposals.propose(number, encoding)
         arch = search.space.decode(proposal.encoding)
-        cost, name = search.cost_of(arch), NAMES[number] if named else ""
-        key = search.space.key(arch)
+        cost, key = search.cost_of(arch), search.space.key(arch)
         about = {"arch": key, "name": name, "macs": cost.macs, "params": cost.params}
         params = {
             choice.name: choice.values.index(proposal.encoding[choice.name])
@@ -277,10 +274,6 @@ class SearchStudy:
 def journal_path(folder: Path, seed: int) -> Path:
     """Where the journal of a search seed lies."""
     return folder / f"seed{seed}.journal"
-
-
-def _extremes(space: SearchSpace) -> tuple[ArchConfig, ArchConfig]:
-    return space.extreme(-1), space.extreme(+1)
 
 
 def _header(search: Search, seed: int) -> dict[str, Any]:
