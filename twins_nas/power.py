@@ -57,7 +57,7 @@ def minimum_detectable(n: int, sd: float, alpha: float, power: float = 0.8) -> f
     low, high = 0.0, sd
     while detection_power(n, high, sd, alpha) < power:
         low, high = high, 2 * high
-    for _ in range(50):
+    for _ in range(40):
         middle = (low + high) / 2
         if detection_power(n, middle, sd, alpha) < power:
             low = middle

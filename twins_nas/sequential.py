@@ -59,7 +59,7 @@ def schedule(first: int, most: int, growth: float = 1.5) -> Schedule:
     """Looks from `first` seeds to `most`, about `growth` times as many each time.
 
     Each look's share of alpha is in proportion to its seeds: a look at few seeds can show little,
-    whatever it is given (benchmarks/statistics.py compares other shares).
+    whatever it is given (benchmarks/error_rates.py compares other shares).
 
     Raises:
         ValueError: `first` below 2 or above `most`, or a growth that is not above 1.

@@ -13,8 +13,8 @@ from scipy.special import gammaln, ndtr, ndtri, stdtr, stdtrit
 Vector = npt.NDArray[np.float64]
 
 BOOTSTRAP_FROM = 20
-"""The percentile bootstrap of 5 pairs holds the truth in 84 of 100 cases, not in 95: below this
-number of pairs none is given."""
+"""Below this number of pairs no bootstrap interval is given: of 5 pairs the percentile bootstrap
+holds the truth in 84 of 100 cases, not in 95 (benchmarks/error_rates.py)."""
 NO_SPREAD = 1e-9
 """A standard deviation below this share of the largest value is rounding, not spread."""
 
@@ -183,7 +183,9 @@ def bootstrap(
 ) -> Interval:
     """The bootstrap interval (BCa) of the mean difference, from 20 pairs on.
 
-    Source: B. Efron, "Better bootstrap confidence intervals", JASA 82 (1987) 171-185.
+    It asks for no normal distribution, yet holds the truth in 93 % of cases of 20 normal pairs
+    where the t interval holds 95 %: beside that one, not instead of it. Source: B. Efron,
+    "Better bootstrap confidence intervals", JASA 82 (1987) 171-185.
 
     Raises:
         ValueError: fewer than 20 pairs, with the reason; or no spread.
