@@ -65,7 +65,8 @@ class Experiment:
             settings = dataclasses.replace(self.settings, mlflow_run=tracked.id)
             self.folder.write_settings(settings)
             engine = self.engine(tracked)
-            with cluster(engine.workers) if self.to_do(engine) else nullcontext():
+            crew = self.to_do(engine)
+            with cluster(crew) if crew else nullcontext():
                 runs, results = self.trained(engine)
                 tests = engine.test(runs)
             for run in runs:
