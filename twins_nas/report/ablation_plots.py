@@ -117,30 +117,46 @@ def over_macs(findings: Findings) -> Any:
     rows = [row for row in findings.rows if row.summary is not None]
     if not rows:
         return None
-    figure, axes = _axes((7.6, 4.2))
+    from matplotlib.transforms import ScaledTranslation
+
+    figure, axes = _axes((8.6, 4.2))
     for place, row in enumerate(rows):
         assert row.summary is not None
         bounds, mean = row.summary.interval, row.summary.mean
         error = [[mean - bounds.low], [bounds.high - mean]] if bounds else None
         colour = COLOURS[place % len(COLOURS)]
-        shape = "D" if row.is_baseline else "o"
+        shape = "D" if row.is_baseline else "os^v"[place // len(COLOURS) % 4]
         x = row.variant.macs / MEGA
-        axes.errorbar(x, mean, yerr=error, fmt=shape, color=colour, capsize=2.5, ms=6, elinewidth=1)
-        axes.annotate(
-            row.variant.label,
-            (x, mean),
-            xytext=(7, 4),
-            textcoords="offset points",
-            fontsize=8.5,
-            color=colour,
+        # Equal MACs stand side by side: the shift is of the drawing, not of the figures.
+        beside = 7 * (place - (len(rows) - 1) / 2) / 72
+        moved = ScaledTranslation(beside, 0, figure.dpi_scale_trans)
+        label, style = row.variant.label, {"ms": 6, "elinewidth": 1, "capsize": 2.5}
+        where = axes.transData + moved
+        axes.errorbar(
+            x, mean, error, fmt=shape, color=colour, label=label, transform=where, **style
         )
+        axes.update_datalim([(x, mean)])
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8)
+    ends = [
+        end
+        for row in rows
+        if row.summary is not None
+        for end in (
+            (row.summary.interval.low, row.summary.interval.high)
+            if row.summary.interval
+            else (row.summary.mean,)
+        )
+    ]
+    room = 0.06 * (max(ends) - min(ends)) or 1.0
+    axes.set_ylim(min(ends) - room, max(ends) + room)
     macs = [row.variant.macs / MEGA for row in rows]
     if log_is_better(macs):
         axes.set_xscale("log")
-    elif max(macs) / min(macs) < 1.05:
-        middle = sum(macs) / len(macs)
-        axes.set_xlim(0.9 * middle, 1.1 * middle)
-    axes.set_xlabel("MACs (M)")
+    else:
+        middle, half = (max(macs) + min(macs)) / 2, (max(macs) - min(macs)) / 2
+        half = max(1.3 * half, 0.05 * middle)
+        axes.set_xlim(middle - half, middle + half)
+    axes.set_xlabel("MACs (M), points moved aside a little where they would hide each other")
     axes.set_ylabel(f"{findings.metric} ({'%' if findings.rule.unit == 'points' else 'nats'})")
     return figure
 
