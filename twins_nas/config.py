@@ -18,7 +18,7 @@ from twins_nas.schema import Model
 from twins_nas.space import SearchSpace
 from twins_nas.space_schema import Space
 from twins_nas.space_yaml import dump_arch, dump_space, to_arch, to_space
-from twins_nas.yaml_nodes import Document, printable, read
+from twins_nas.yaml_nodes import Document, parse, printable, read
 
 __all__ = [
     "collect",
@@ -28,6 +28,7 @@ __all__ = [
     "load_arch",
     "load_document",
     "load_space",
+    "parse_arch",
     "shipped_files",
     "validated",
 ]
@@ -87,6 +88,16 @@ def load_arch(path: str | Path) -> tuple[ArchConfig, Grid]:
     """
     document = read(path)
     return to_arch(document, validated(document, Space))
+
+
+def parse_arch(text: str, name: str) -> tuple[ArchConfig, Grid]:
+    """The same of a YAML text; `name` is what messages call it.
+
+    Raises:
+        ConfigError: all faults of the text.
+    """
+    document = parse(text, name)
+    return to_arch(document, _validate(document, Space))
 
 
 def load_document(

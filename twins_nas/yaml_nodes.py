@@ -155,7 +155,15 @@ def read(path: str | Path) -> Document:
     Raises:
         ConfigError: an unreadable file, text that is not YAML, or all faults of its keys.
     """
-    text, file = _text(path), printable(str(path))
+    return parse(_text(path), printable(str(path)))
+
+
+def parse(text: str, file: str) -> Document:
+    """The document of a YAML text; `file` is its name in messages.
+
+    Raises:
+        ConfigError: text that is not YAML, or all faults of its keys.
+    """
     try:
         root = _tree(file, text)
         if root is None:

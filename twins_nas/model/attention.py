@@ -96,7 +96,6 @@ class Attention(nn.Module):
         if any(shift):
             mask = shift_mask(full, window, shift, x_GSC.device, x_GSC.dtype)[:, None]
             bias = mask if bias is None else mask + bias
-            bias = bias.repeat(B, 1, 1, 1)
         q, k, v = self._heads(x_GSC, heads)
         if first:
             token_q, *token_kv = self._heads(x_BNC[:, :1], heads)
@@ -104,7 +103,7 @@ class Attention(nn.Module):
             kv = [torch.cat(pair, 2) for pair in zip(token_kv, kv, strict=True)]
             token_B1C = attend(token_q, kv[0], kv[1], None).reshape(B, 1, C)
             k, v = (
-                torch.cat([token.repeat_interleave(len(item) // B, 0), item], 2)
+                torch.cat([token.repeat_interleave(item.shape[0] // B, 0), item], 2)
                 for token, item in zip(token_kv, (k, v), strict=True)
             )
             bias = None if bias is None else F.pad(bias, (1, 0))
@@ -149,15 +148,27 @@ class Attention(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    """Scaled dot-product attention of [B, h, N, d] with keys [B, h, M, d]; gives [B, N, h, d]."""
+    """Scaled dot-product attention of [B, h, N, d] with keys [B, h, M, d]; gives [B, N, h, d].
+
+    A bias is of every item, [h, N, M], or of the windows of each image, [G, h, N, M].
+    """
     if bias is not None and bias.dtype != q.dtype:
         bias = bias.to(q.dtype)
-    if bias is not None and bias.dim() == 3:
-        bias = bias[None]  # Torch's fused kernel on the CPU takes no other.
-    if bias is not None and bias.requires_grad and q.device.type == "cpu":
-        # Torch's own path for a learned bias here is this one with a search for rows of -inf.
-        weights: Tensor = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias
+    learned = bias is not None and bias.requires_grad and q.device.type == "cpu"
+    if learned or torch.compiler.is_exporting():
+        # Torch's own path for a learned bias on CPU is this one with a search for rows of -inf; its
+        # export computes shapes in the graph.
+        weights: Tensor = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+        if bias is not None and bias.dim() == 4:
+            per_image = weights.view(-1, len(bias), *weights.shape[1:]) + bias
+            weights = per_image.view(weights.shape)
+        elif bias is not None:
+            weights = weights + bias
         return (weights.softmax(-1) @ v).transpose(1, 2)
+    if bias is not None and bias.dim() == 4:
+        bias = bias.repeat(len(q) // len(bias), 1, 1, 1)
+    elif bias is not None:
+        bias = bias[None]  # Torch's fused kernel on the CPU takes no other.
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2)
 
 

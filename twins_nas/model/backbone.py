@@ -15,6 +15,7 @@ from itertools import product
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from twins_nas.arch import CLS, CONV, GSA, MERGE, ArchConfig, Grid, expand, fit_window
 from twins_nas.model.attention import Attention
@@ -100,7 +101,8 @@ class Block(nn.Module):
 class Stage(nn.Module):
     """An embedding for each patch size and for patch merging, positional encodings.
 
-    And the blocks of the deepest choice.
+    And the blocks of the deepest choice; under `grad_checkpointing` the backward pass computes each
+    block's activations again instead of keeping them.
     """
 
     def __init__(
@@ -132,11 +134,12 @@ class Stage(nn.Module):
             rpe = RelativeBias(heads, reach, grid) if "rpe" in kinds else None
             attention = Attention(dim, ratios if GSA in letters else (), rpe)
             self.blocks.append(Block(dim, hidden, attention, drop_path))
+        self.grad_checkpointing = False
 
     def forward(self, x_BHWC: Tensor, arch: ArchConfig, index: int) -> tuple[Tensor, Grid]:
         """The tokens [B, N, C] of the stage, a class token first, and the grid of the others."""
         few = images_at_once(x_BHWC, arch, index)
-        if few >= len(x_BHWC):
+        if few >= x_BHWC.shape[0]:  # len() would be a constant to an export
             return self._run(x_BHWC, arch, index)
         parts = [self._run(x, arch, index) for x in torch.split(x_BHWC, few)]
         return torch.cat([x_BNC for x_BNC, _ in parts]), parts[0][1]
@@ -155,7 +158,11 @@ class Stage(nn.Module):
         if self.cls is not None and first:
             x_BNC = torch.cat([self.cls(dim, ape).expand(B, 1, C), x_BNC], 1)
         for block in range(stage.depth):
-            x_BNC = self.blocks[block](x_BNC, (H, W), arch, index, block)
+            args = (x_BNC, (H, W), arch, index, block)
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                x_BNC = checkpoint(self.blocks[block], *args, use_reentrant=False)
+            else:
+                x_BNC = self.blocks[block](*args)
             if "cpe" in stage.pe_kinds and block < stage.peg_blocks:
                 encoded = self.cpe[block](on_grid(x_BNC, (H, W))).flatten(1, 2)
                 x_BNC = torch.cat([x_BNC[:, :1], encoded], 1) if first else encoded
@@ -187,8 +194,8 @@ class Backbone(nn.Module):
             start = sum(depths[:index])
             self.stages.append(Stage(space, index, in_dim, rates[start : start + depth]))
             in_dim = max(space.stages[index]["embed_dim"][0])
-        self.norm = ElasticLayerNorm(in_dim)
-        self.head = ElasticLinear(in_dim, num_classes)
+        self.norm: nn.Module = ElasticLayerNorm(in_dim)
+        self.head: nn.Module = ElasticLinear(in_dim, num_classes)
 
     @property
     def arch(self) -> ArchConfig:
@@ -284,7 +291,7 @@ def build(
     return Backbone(SearchSpace.point(arch, input_size), in_chans, num_classes, drop_path)
 
 
-def initialise(model: Backbone, seed: int, by_name: bool = False) -> None:
+def initialise(model: nn.Module, seed: int, by_name: bool = False) -> None:
     """Draws all weights; the draw depends on `seed` alone.
 
     With `by_name` each layer draws for itself, from the seed and its name: two networks have equal
