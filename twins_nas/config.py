@@ -97,7 +97,7 @@ def parse_arch(text: str, name: str) -> tuple[ArchConfig, Grid]:
         ConfigError: all faults of the text.
     """
     document = parse(text, name)
-    return to_arch(document, _validate(document, Space))
+    return to_arch(document, validated(document, Space))
 
 
 def load_document(
