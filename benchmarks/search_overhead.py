@@ -32,7 +32,8 @@ import psutil
 from twins_nas.arch import ArchConfig
 from twins_nas.provenance import git_commit, machine
 from twins_nas.tuning.journal import Journal
-from twins_nas.tuning.ray_runner import RayPool, Resources, cluster, run_ray
+from twins_nas.tuning.ray_cluster import Resources, cluster
+from twins_nas.tuning.ray_runner import RayPool, run_ray
 from twins_nas.tuning.results import Score, Scored
 from twins_nas.tuning.runner import Evaluator, LocalPool, run_search
 from twins_nas.tuning.spec import StudySpec

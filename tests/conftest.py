@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+
+from twins_nas.data import load
 
 torch.set_num_threads(1)  # other tests and their child processes share the cores
 
@@ -25,3 +29,18 @@ def full_fashion() -> Path:
     if not FULL_DATA.is_dir():
         pytest.skip("the whole Fashion-MNIST is not at hand")
     return FULL_DATA
+
+
+@pytest.fixture(scope="session")
+def folder_of_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four classes of embedded images as PNG files in class folders: 200 to train, 40 to test."""
+    root = tmp_path_factory.mktemp("images")
+    data = load("fashion-mnist-mini", root=None, input_size=32, val_images=2000)
+    for part, images, each in (("train", data.train, 50), ("test", data.val, 10)):
+        pixels, labels = images.numpy()
+        for label in range(4):
+            folder = root / part / data.class_names[label].replace("/", "-")
+            folder.mkdir(parents=True)
+            for number, index in enumerate(np.flatnonzero(labels == label)[:each]):
+                Image.fromarray(pixels[index, 0]).save(folder / f"{number:03d}.png")
+    return root

@@ -87,7 +87,7 @@ def workers(name: str) -> list[psutil.Process]:
 @pytest.fixture(scope="module")
 def ray() -> Iterator[None]:
     """One Ray for the tests of this file that need not kill it."""
-    from twins_nas.tuning.ray_runner import Resources, cluster
+    from twins_nas.tuning.ray_cluster import Resources, cluster
 
     with cluster(Resources(2)):
         yield
@@ -109,7 +109,8 @@ def killing(name: str, at: int, killed: list[int]) -> Callable[[Scored], None]:
 @pytest.mark.parametrize("victim", ["_Evaluator", "ImplicitFunc"])
 def test_a_killed_process_loses_nothing(victim: str, tmp_path: Path) -> None:
     """Neither an evaluator's death nor that of the search's own process changes the rows."""
-    from twins_nas.tuning.ray_runner import Resources, run_ray
+    from twins_nas.tuning.ray_cluster import Resources
+    from twins_nas.tuning.ray_runner import run_ray
 
     log, killed, seen = tmp_path / "log", list[int](), list[Scored]()
     kill = killing(victim, 8, killed)
@@ -130,7 +131,8 @@ def test_a_killed_process_loses_nothing(victim: str, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("ray")
 def test_seeds_share_scores_and_finished_ones_start_nothing(tmp_path: Path) -> None:
     """Two seeds, then the same call again: all rows at once, none of them given anew."""
-    from twins_nas.tuning.ray_runner import Resources, run_ray
+    from twins_nas.tuning.ray_cluster import Resources
+    from twins_nas.tuning.ray_runner import run_ray
 
     log, seen = tmp_path / "log", list[Scored]()
     search = SEARCH._replace(spec=replace(SEARCH.spec, trials=12))
@@ -164,7 +166,8 @@ def test_a_supernet_scores_in_evaluators_as_it_does_here(tmp_path: Path) -> None
     from twins_nas.data import Images
     from twins_nas.model.backbone import Backbone, initialise
     from twins_nas.tuning.objective import Payload, factory
-    from twins_nas.tuning.ray_runner import Resources, run_ray
+    from twins_nas.tuning.ray_cluster import Resources
+    from twins_nas.tuning.ray_runner import run_ray
 
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (64, 3, 32, 32), dtype=np.uint8)
@@ -188,7 +191,8 @@ def test_a_supernet_scores_in_evaluators_as_it_does_here(tmp_path: Path) -> None
 @pytest.mark.usefixtures("ray")
 def test_faults_come_back_as_sentences(tmp_path: Path) -> None:
     """An evaluator that cannot be made, a journal of another search, a fault of the caller's."""
-    from twins_nas.tuning.ray_runner import Resources, run_ray
+    from twins_nas.tuning.ray_cluster import Resources
+    from twins_nas.tuning.ray_runner import run_ray
 
     with pytest.raises(UserError, match="weights of another network"):
         run_ray(tmp_path, SEARCH, (0,), Broken(), Resources(1))
@@ -212,7 +216,8 @@ def driver(folder: Path, seconds: float) -> subprocess.Popen[str]:
         "from pathlib import Path\n"
         "from test_ray import SEARCH, Counting\n"
         "from twins_nas.errors import exit_with\n"
-        "from twins_nas.tuning.ray_runner import Resources, run_ray\n"
+        "from twins_nas.tuning.ray_cluster import Resources\n"
+        "from twins_nas.tuning.ray_runner import run_ray\n"
         "folder = Path(sys.argv[2])\n"
         "factory = Counting(folder / 'log', float(sys.argv[3]))\n"
         "def main():\n"

@@ -12,12 +12,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from twins_nas.config import load_arch, load_space
-from twins_nas.data import load
 
 RECIPE = """
 trials: 14
@@ -34,21 +31,6 @@ stages:
   - {embed_dim: [32, 64], depth: [2, 4]}
   - {embed_dim: [64, 128], depth: [1, 2]}
 """
-
-
-@pytest.fixture(scope="session")
-def folder_of_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four classes of embedded images as PNG files in class folders: 200 to train, 40 to test."""
-    root = tmp_path_factory.mktemp("images")
-    data = load("fashion-mnist-mini", root=None, input_size=32, val_images=2000)
-    for part, images, each in (("train", data.train, 50), ("test", data.val, 10)):
-        pixels, labels = images.numpy()
-        for label in range(4):
-            folder = root / part / data.class_names[label].replace("/", "-")
-            folder.mkdir(parents=True)
-            for number, index in enumerate(np.flatnonzero(labels == label)[:each]):
-                Image.fromarray(pixels[index, 0]).save(folder / f"{number:03d}.png")
-    return root
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ __all__ = [
     "load_space",
     "parse_arch",
     "shipped_files",
+    "validated",
 ]
 
 Kind = Literal["space", "search", "experiments"]
@@ -76,7 +77,7 @@ def load_space(path: str | Path) -> SearchSpace:
         ConfigError: all faults of the file.
     """
     document = read(path)
-    return to_space(document, _validate(document, Space))
+    return to_space(document, validated(document, Space))
 
 
 def load_arch(path: str | Path) -> tuple[ArchConfig, Grid]:
@@ -86,7 +87,7 @@ def load_arch(path: str | Path) -> tuple[ArchConfig, Grid]:
         ConfigError: all faults of the file.
     """
     document = read(path)
-    return to_arch(document, _validate(document, Space))
+    return to_arch(document, validated(document, Space))
 
 
 def parse_arch(text: str, name: str) -> tuple[ArchConfig, Grid]:
@@ -96,7 +97,7 @@ def parse_arch(text: str, name: str) -> tuple[ArchConfig, Grid]:
         ConfigError: all faults of the text.
     """
     document = parse(text, name)
-    return to_arch(document, _validate(document, Space))
+    return to_arch(document, validated(document, Space))
 
 
 def load_document(
@@ -107,10 +108,15 @@ def load_document(
     Raises:
         ConfigError: all faults of the file and of the overrides.
     """
-    return _validate(read(path).changed(overrides or {}), model)
+    return validated(read(path).changed(overrides or {}), model)
 
 
-def _validate(document: Document, model: type[AnyModel]) -> AnyModel:
+def validated(document: Document, model: type[AnyModel]) -> AnyModel:
+    """The model of a document.
+
+    Raises:
+        ConfigError: all faults.
+    """
     try:
         return model.model_validate(document.value)
     except ValidationError as error:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from twins_nas.errors import UserError
+
+WAIT_SECONDS = 30.0
 
 
 @contextmanager
@@ -60,3 +64,44 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
     write_atomically(path, write)
+
+
+def lock(file: int, busy: str, wait: float = WAIT_SECONDS) -> None:
+    """Takes the kernel's lock on an open file, which ends with the process that has it.
+
+    The lock of a process that is just dying, such as the one that a resumed run follows, is waited
+    for. A file system without locks is the user's to look after.
+
+    Raises:
+        UserError: another process keeps it; `busy` says so.
+    """
+    end = time.monotonic() + wait
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise UserError(busy) from None
+            time.sleep(0.1)
+        except OSError as error:
+            if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                return
+            raise
+
+
+@contextmanager
+def locked(folder: Path, busy: str) -> Iterator[None]:
+    """Holds a folder, made where it lacks, against other processes.
+
+    Raises:
+        UserError: another process holds it, or it cannot be written.
+    """
+    with told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        lock(file, busy)
+        yield
+    finally:
+        os.close(file)

@@ -37,10 +37,12 @@ from twins_nas.space import SearchSpace
 from twins_nas.space_yaml import dump_arch
 from twins_nas.tracking import Run, Tracker
 from twins_nas.training.checkpoint import load_weights, save_weights
+from twins_nas.training.device import device_of
 from twins_nas.training.loop import Progress, Trainer
 from twins_nas.tuning.objective import Payload, factory
 from twins_nas.tuning.pareto import front, over_seeds, worst
-from twins_nas.tuning.ray_runner import Resources, run_ray
+from twins_nas.tuning.ray_cluster import Resources
+from twins_nas.tuning.ray_runner import run_ray
 from twins_nas.tuning.results import Scored
 from twins_nas.tuning.runner import run_local
 from twins_nas.tuning.spec import Budget, StudySpec
@@ -94,14 +96,7 @@ class Pipeline:
     @cached_property
     def device(self) -> torch.device:
         """Where it trains and scores."""
-        wanted = self.settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            device = torch.device(wanted)
-            torch.zeros(1, device=device)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"--device {wanted} cannot be used here ({reason}).") from error
-        return device
+        return device_of(self.settings.device)
 
     def cost_of(self, arch: ArchConfig) -> Cost:
         """Parameters and MACs with this data set's channels and classes."""

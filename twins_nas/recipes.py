@@ -29,6 +29,15 @@ DATA_SETS = (
 )
 """What `twins_nas.data` knows, named here so that a typo is told before torch is imported."""
 
+IMAGES = {
+    "fashion-mnist-mini": (1, 10),
+    "fashion-mnist": (1, 10),
+    "mnist": (1, 10),
+    "cifar10": (3, 10),
+    "cifar100": (3, 100),
+}
+"""Channels and classes of the data sets that have a name."""
+
 Objective = Literal["top1", "loss", "macs", "params"]
 Switch = Annotated[bool, Field(strict=True)]
 
@@ -43,6 +52,13 @@ def _data_set(name: str) -> str:
             ", ".join(DATA_SETS),
         )
     return name
+
+
+def absolute_data(name: str | None) -> str | None:
+    """A data set's name with its folder in full, as a run may be gone on with from another one."""
+    if name is None or not name.startswith(FOLDER) or name == FOLDER:
+        return name
+    return FOLDER + str(Path(name.removeprefix(FOLDER)).expanduser().absolute())
 
 
 class SamplerRecipe(Model):
@@ -86,8 +102,8 @@ class DataRecipe(Model):
     )
 
 
-class SupernetRecipe(Model):
-    """The training of the weight-sharing network: AdamW, cosine schedule, sandwich rule."""
+class TrainingRecipe(Model):
+    """The training of one network: AdamW, cosine schedule."""
 
     epochs: Annotated[int, whole()] = Field(
         default=6, description="passes over the training images"
@@ -110,6 +126,24 @@ class SupernetRecipe(Model):
     clip_norm: Annotated[float, number(above=0)] = Field(
         default=5.0, description="largest norm of the gradient of a step"
     )
+    label_smoothing: Annotated[float, number(0, below=1)] = Field(
+        default=0.0, description="probability taken from the true class and spread over all"
+    )
+    flip: Switch = Field(default=True, description="mirrors half of the training images")
+    crop_padding: Annotated[int, whole(0, 64)] = Field(
+        default=0, description="pixels of padding from which a random crop is taken; 0: no crop"
+    )
+    drop_path: Annotated[float, number(0, below=1)] = Field(
+        default=0.0, description="probability that the last block of the network is skipped"
+    )
+    checkpoint_seconds: Annotated[int, whole(1, 86_400)] = Field(
+        default=60, description="time between two checkpoints"
+    )
+
+
+class SupernetRecipe(TrainingRecipe):
+    """The training of the weight-sharing network, by the sandwich rule."""
+
     random_subnets: Annotated[int, whole(0, 64)] = Field(
         default=1, description="networks drawn for a step, besides the largest and the smallest"
     )
@@ -119,19 +153,6 @@ class SupernetRecipe(Model):
     distill_weight: Annotated[float, number(above=0, most=1)] = Field(
         default=0.5,
         description="part of the others' loss that the largest gives; the labels give the rest",
-    )
-    label_smoothing: Annotated[float, number(0, below=1)] = Field(
-        default=0.0, description="probability taken from the true class and spread over all"
-    )
-    flip: Switch = Field(default=True, description="mirrors half of the training images")
-    crop_padding: Annotated[int, whole(0, 64)] = Field(
-        default=0, description="pixels of padding from which a random crop is taken; 0: no crop"
-    )
-    drop_path: Annotated[float, number(0, below=1)] = Field(
-        default=0.0, description="probability that the last block of the largest network is skipped"
-    )
-    checkpoint_seconds: Annotated[int, whole(1, 86_400)] = Field(
-        default=60, description="time between two checkpoints"
     )
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from twins_nas.config import collect, load_space
 from twins_nas.errors import UserError, did_you_mean
@@ -25,19 +25,22 @@ class Settings:
     local: bool = False
     device: str | None = None
     mlflow_run: str | None = None
+    parallel: int | None = None
+    recipe: str | None = None
 
 
 @dataclass(frozen=True)
-class RunFolder:
-    """A run's folder; every file in it is whole or absent."""
+class Folder:
+    """The folder of a run of any kind, with its settings; `MARK` is a file of this kind alone."""
 
     path: Path
 
+    KIND: ClassVar[str] = "run"
+    MARK: ClassVar[str] = "run.json"
+
     @classmethod
-    def create(
-        cls, root: Path, name: str, space: SearchSpace, recipe: SearchRecipe, settings: Settings
-    ) -> RunFolder:
-        """Makes the folder with the space, the recipe and the settings in it.
+    def make(cls, root: Path, name: str) -> Self:
+        """A new folder; its settings are to be written last, as they make a run of it.
 
         Raises:
             UserError: it is there already, or cannot be written.
@@ -50,28 +53,23 @@ class RunFolder:
             )
         with told(folder.path):
             folder.path.mkdir(parents=True, exist_ok=True)
-        write_text(folder.space_file, dump_space(space))
-        write_text(folder.recipe_file, recipe.dump())
-        folder.write_settings(settings)
         return folder
 
     @classmethod
-    def open(cls, root: Path, name: str) -> tuple[RunFolder, SearchSpace, SearchRecipe, Settings]:
-        """An existing run, by its name under `root` or by its path, with what it was asked for.
+    def locate(cls, root: Path, name: str) -> Self:
+        """An existing folder, by its name under `root` or by its path.
 
         Raises:
-            UserError: there is no such run; lists those that are there. Its files are damaged.
+            UserError: there is no such run; lists those that are there. It is of another kind.
         """
         paths = [path for path in (root / name, Path(name)) if cls(path).settings_file.is_file()]
         if not paths:
-            known = sorted(file.parent.name for file in root.glob("*/run.json"))
+            known = sorted(file.parent.name for file in root.glob(f"*/{cls.MARK}"))
             hint = f" (there are: {', '.join(known)})" if known else ""
             raise UserError(f"{root / name} holds no run{did_you_mean(name, known)}{hint}.")
-        folder = cls(paths[0])
-        space, recipe = collect(
-            lambda: load_space(folder.space_file), lambda: load_recipe(folder.recipe_file)
-        )
-        return folder, space, recipe, folder.read_settings()
+        if not (paths[0] / cls.MARK).is_file():
+            raise UserError(f"{paths[0]} holds a run, but no {cls.KIND}: it has no {cls.MARK}.")
+        return cls(paths[0])
 
     def read_settings(self) -> Settings:
         """The settings that were written last.
@@ -96,6 +94,42 @@ class RunFolder:
     def settings_file(self) -> Path:
         """How and where it runs."""
         return self.path / "run.json"
+
+
+@dataclass(frozen=True)
+class RunFolder(Folder):
+    """A search's folder; every file in it is whole or absent."""
+
+    KIND: ClassVar[str] = "search"
+    MARK: ClassVar[str] = "space.yaml"
+
+    @classmethod
+    def create(
+        cls, root: Path, name: str, space: SearchSpace, recipe: SearchRecipe, settings: Settings
+    ) -> RunFolder:
+        """Makes the folder with the space, the recipe and the settings in it.
+
+        Raises:
+            UserError: it is there already, or cannot be written.
+        """
+        folder = cls.make(root, name)
+        write_text(folder.space_file, dump_space(space))
+        write_text(folder.recipe_file, recipe.dump())
+        folder.write_settings(settings)
+        return folder
+
+    @classmethod
+    def open(cls, root: Path, name: str) -> tuple[RunFolder, SearchSpace, SearchRecipe, Settings]:
+        """An existing run, by its name under `root` or by its path, with what it was asked for.
+
+        Raises:
+            UserError: there is no such run; lists those that are there. Its files are damaged.
+        """
+        folder = cls.locate(root, name)
+        space, recipe = collect(
+            lambda: load_space(folder.space_file), lambda: load_recipe(folder.recipe_file)
+        )
+        return folder, space, recipe, folder.read_settings()
 
     @property
     def space_file(self) -> Path:

@@ -14,7 +14,7 @@ from typing import Any
 from twins_nas.config import collect, find, load_space
 from twins_nas.cost import cost
 from twins_nas.errors import UserError, exit_with
-from twins_nas.recipes import FOLDER, SearchRecipe, load_recipe
+from twins_nas.recipes import SearchRecipe, absolute_data, load_recipe
 from twins_nas.runs import RunFolder, Settings
 from twins_nas.space import SearchSpace
 from twins_nas.tuning.spec import Budget, check_budget
@@ -94,16 +94,9 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
         "supernet.epochs": args.epochs,
         "budget.max_macs": args.max_macs,
         "budget.max_params": args.max_params,
-        "data.name": _absolute(args.data),
+        "data.name": absolute_data(args.data),
     }
     return {name: value for name, value in given.items() if value is not None}
-
-
-def _absolute(data: str | None) -> str | None:
-    """A run may be gone on with from another folder."""
-    if data is None or not data.startswith(FOLDER) or data == FOLDER:
-        return data
-    return FOLDER + str(Path(data.removeprefix(FOLDER)).expanduser().absolute())
 
 
 def plan(args: argparse.Namespace) -> Plan:

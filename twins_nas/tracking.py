@@ -251,12 +251,24 @@ class Run:
         params: Mapping[str, object],
         metrics: Mapping[str, float],
         tags: Mapping[str, str] | None = None,
+        curves: Iterable[tuple[int, Mapping[str, float]]] = (),
     ) -> None:
-        """Adds a finished run below this one; one of the same name and params is left as it is."""
+        """Adds a finished run below this one; one of the same name and params is left as it is.
+
+        `curves` are further metrics by step.
+        """
         now = int(time.time() * 1000)
-        finite = {clean_key(key): value for key, value in metrics.items() if math.isfinite(value)}
-        points = [_Point(key, float(value), now, 0) for key, value in finite.items()]
+        points = [
+            _Point(clean_key(key), float(value), now, step)
+            for step, values in ((0, metrics), *curves)
+            for key, value in values.items()
+            if math.isfinite(value)
+        ]
         self._do(lambda: self._write_child(name, params, points, tags or {}))
+
+    def add_to_child(self, name: str, metrics: Mapping[str, float]) -> None:
+        """Adds metrics to a run that `child` has made."""
+        self._do(lambda: self._write_to_child(name, metrics))
 
     def flush(self) -> bool:
         """Sends what is buffered; False where something is left for a later try."""
@@ -379,10 +391,26 @@ class Run:
             chunk = [Param(*pair) for pair in pairs[start : start + PARAM_CHUNK]]
             self._client.log_batch(child.id, params=chunk, synchronous=True)
         run_tags = [RunTag(clean_key(key), cut(value)) for key, value in tags.items()]
-        metrics = [Metric(*point) for point in points]
-        self._client.log_batch(child.id, metrics, tags=run_tags, synchronous=True)
+        for start in range(0, len(points), CHUNK):
+            metrics = [Metric(*point) for point in points[start : start + CHUNK]]
+            self._client.log_batch(child.id, metrics, synchronous=True)
+        self._client.log_batch(child.id, tags=run_tags, synchronous=True)
         self._client.set_terminated(child.id)
         child.whole = True
+
+    def _write_to_child(self, name: str, metrics: Mapping[str, float]) -> None:
+        from mlflow.entities import Metric
+
+        child = (self._children or {}).get(name)
+        if child is None:
+            return
+        now = int(time.time() * 1000)
+        sent = [
+            Metric(clean_key(key), float(value), now, 0)
+            for key, value in metrics.items()
+            if math.isfinite(value)
+        ]
+        self._client.log_batch(child.id, sent, synchronous=True)
 
     def _find_children(self) -> dict[str, _Child]:
         below = f"tags.`{PARENT}` = '{self.id}'"

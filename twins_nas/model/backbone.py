@@ -7,6 +7,7 @@ Tokens stay channels-last from end to end. Shapes: B batch, H W grid, C channels
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator
 from itertools import product
@@ -290,8 +291,11 @@ def build(
     return Backbone(SearchSpace.point(arch, input_size), in_chans, num_classes, drop_path)
 
 
-def initialise(model: nn.Module, seed: int) -> None:
+def initialise(model: nn.Module, seed: int, by_name: bool = False) -> None:
     """Draws all weights; the draw depends on `seed` alone.
+
+    With `by_name` each layer draws for itself, from the seed and its name: two networks have equal
+    weights wherever names and shapes agree, whatever else they have.
 
     Convolutions N(0, sqrt(2 / fan_out)), as the authors of Twins do (gvt.py); position tables
     truncated normal with a standard deviation of 0.02. Linear layers too are truncated normal,
@@ -300,7 +304,10 @@ def initialise(model: nn.Module, seed: int) -> None:
     points worse after two epochs (docs/LOG.md).
     """
     generator = torch.Generator().manual_seed(seed)
-    for module in model.modules():
+    for name, module in model.named_modules():
+        if by_name:
+            digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+            generator.manual_seed(int.from_bytes(digest[:7]))
         if isinstance(module, ElasticConv2d):
             kernel = module.weight.shape[-1]
             fan_out = kernel * kernel * (1 if module.depthwise else module.out_dim)

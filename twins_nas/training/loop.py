@@ -19,11 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from twins_nas.arch import ArchConfig
 from twins_nas.data import ImageData, augment, batches, epoch_order, normalise
 from twins_nas.errors import UserError
 from twins_nas.evaluate import evaluate
 from twins_nas.model.backbone import Backbone
-from twins_nas.recipes import SupernetRecipe
+from twins_nas.recipes import SupernetRecipe, TrainingRecipe
 from twins_nas.training.checkpoint import load_checkpoint, save_checkpoint
 from twins_nas.training.losses import hard_loss, soft_loss
 from twins_nas.training.policy import sandwich
@@ -61,7 +62,7 @@ class Trainer:
 
     model: Backbone
     data: ImageData
-    recipe: SupernetRecipe
+    recipe: TrainingRecipe
     seed: int = 0
     checkpoint: Path | None = None
     on_progress: Callable[[Progress], None] = lambda progress: None
@@ -129,7 +130,7 @@ class Trainer:
         rate = learning_rate(self.step, self.steps, self.recipe)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        archs = sandwich(self.model.space, self.recipe.random_subnets, self.seed, self.step)
+        archs = self._archs()
         teacher_loss, subnet_loss = torch.zeros(()), torch.zeros(())
         for _ in range(self.recipe.accumulate):
             pixels, labels = next(minibatches)
@@ -157,8 +158,17 @@ class Trainer:
             metrics["subnet_loss"] = float(subnet_loss) / self.recipe.accumulate / (len(archs) - 1)
         return metrics
 
+    def _archs(self) -> list[ArchConfig]:
+        """What this step trains, the teacher of the others first; a single network alone."""
+        if not isinstance(self.recipe, SupernetRecipe):
+            assert not self.model.space.choices
+            return [self.model.arch]
+        return sandwich(self.model.space, self.recipe.random_subnets, self.seed, self.step)
+
     def _loss(self, logits: Tensor, labels: Tensor, teacher: Tensor | None) -> Tensor:
-        if teacher is None or self.recipe.distill == "none":
+        if teacher is None or not isinstance(self.recipe, SupernetRecipe):
+            return hard_loss(logits, labels, self.recipe.label_smoothing)
+        if self.recipe.distill == "none":
             return hard_loss(logits, labels, self.recipe.label_smoothing)
         weight = self.recipe.distill_weight
         loss = weight * soft_loss(logits, teacher)
@@ -188,16 +198,20 @@ class Trainer:
 
     def _validate(self) -> dict[str, float]:
         space = self.model.space
+        archs = {"largest_": space.extreme(+1), "smallest_": space.extreme(-1)}
+        if not isinstance(self.recipe, SupernetRecipe):
+            archs = {"": self.model.arch}
         found: dict[str, float] = {}
-        for name, arch in {"largest": space.extreme(+1), "smallest": space.extreme(-1)}.items():
+        for name, arch in archs.items():
             score = evaluate(self.model, self.data.val, self.data.mean, self.data.std, arch)
-            found |= {f"{name}_val_top1": score.top1, f"{name}_val_loss": score.loss}
+            found |= {f"{name}val_top1": score.top1, f"{name}val_loss": score.loss}
         return found
 
     def _diverged(self) -> None:
+        place = "supernet" if isinstance(self.recipe, SupernetRecipe) else "training"
         raise UserError(
-            f"The training's loss is no number at step {self.step}; lower supernet.lr in the"
-            " recipe, or raise supernet.warmup."
+            f"The training's loss is no number at step {self.step}; lower {place}.lr in the"
+            f" recipe, or raise {place}.warmup."
         )
 
     def _save(self) -> None:
@@ -251,7 +265,7 @@ def deferred_interrupt() -> Iterator[threading.Event]:
         raise KeyboardInterrupt
 
 
-def learning_rate(step: int, steps: int, recipe: SupernetRecipe) -> float:
+def learning_rate(step: int, steps: int, recipe: TrainingRecipe) -> float:
     """Linear warm-up to `recipe.lr`, then a cosine to 1 % of it."""
     warm = max(1, round(recipe.warmup * steps))
     if step < warm:
@@ -260,7 +274,7 @@ def learning_rate(step: int, steps: int, recipe: SupernetRecipe) -> float:
     return recipe.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def optimizer_of(model: nn.Module, recipe: SupernetRecipe) -> torch.optim.AdamW:
+def optimizer_of(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.AdamW:
     """AdamW; biases, norms, position tables and PEGs are not decayed, as in the papers' code."""
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []

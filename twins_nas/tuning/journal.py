@@ -12,19 +12,14 @@ Why not Optuna's own `JournalFileBackend` (Optuna 5.0.0):
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import os
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from twins_nas.errors import UserError
-from twins_nas.files import told
-
-WAIT_SECONDS = 30.0
+from twins_nas.files import WAIT_SECONDS, lock, told
 
 Log = dict[str, Any]
 
@@ -48,7 +43,8 @@ class Journal:
             self._file = os.open(path, flags | os.O_CLOEXEC, 0o666)
         try:
             if write:
-                self._lock(wait)
+                busy = f"{path}: another process is searching here; wait for it or stop it."
+                lock(self._file, busy, wait)
             self.logs, self._end = self._load()
             if write and self._end < os.fstat(self._file).st_size:
                 os.ftruncate(self._file, self._end)
@@ -78,24 +74,6 @@ class Journal:
                 os.ftruncate(self._file, self._end)
                 raise
         self._end += len(text)
-
-    def _lock(self, wait: float) -> None:
-        end = time.monotonic() + wait
-        while True:
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise UserError(
-                        f"{self.path}: another process is searching here; wait for it or stop it."
-                    ) from None
-                time.sleep(0.1)
-            except OSError as error:
-                # A file system without locks; the run's folder is the user's to look after.
-                if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-                    return
-                raise
 
     def _load(self) -> tuple[list[Log], int]:
         """The lines, and how many bytes they take; a broken end does not count."""

@@ -1,58 +1,30 @@
-"""Searches under Ray Tune, and the only file that imports it; the import comes with a search.
+"""Searches under Ray Tune.
 
 One Tune trial is one search (a seed). Its evaluators are actors inside the trial's placement group,
 and keep the supernet and the images as long as the search lasts. Seeds follow each other, so that
-they share all scores. What a search finished is in its journal before anybody is told, so neither
-Tune's snapshots nor `Tuner.restore` are needed, which lose what came since the last snapshot (18 of
-20 results where it was measured): a trial or a driver that was killed is started again and goes on
-from the journals. Tune's own files lie in a temporary folder, and go with it.
+they share all scores. What a search finished is in its journal before anybody is told.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import math
-import os
-import secrets
-import shutil
-import sys
-import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from twins_nas.arch import ArchConfig
 from twins_nas.errors import UserError
+from twins_nas.tuning.ray_cluster import FAULT, RETRIES, Resources, cluster, fit
 from twins_nas.tuning.results import Score, Scored
 from twins_nas.tuning.runner import Done, Factory, outcome_of, run_search
 from twins_nas.tuning.study import Search, SearchStudy
 
-ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_AUTH_MODE": "token",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
-}
 AHEAD = 2
-RETRIES = 2
 REPORT_SECONDS = 0.5
-LEAST_STORE = 128 * 2**20
-
-
-@dataclass(frozen=True)
-class Resources:
-    """How many evaluators there are, the share of a GPU of each, the size of what they share."""
-
-    evaluators: int = 2
-    gpus: float = 0.0
-    payload_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -108,58 +80,17 @@ def _fit(
     import ray
     from ray import tune
 
-    class Rows(tune.Callback):
-        """Takes the rows that the trials report, in the driver."""
+    def rows(result: dict[str, Any]) -> None:
+        for row in json.loads(result.get("rows", "[]")):
+            take(Scored.from_dict(row))
 
-        error: Exception | None = None
-
-        def on_trial_result(
-            self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-        ) -> None:
-            try:
-                if "fault" in result:
-                    raise UserError(result["fault"])
-                for row in json.loads(result.get("rows", "[]")):
-                    take(Scored.from_dict(row))
-            except Exception as error:
-                self.error = error
-                raise
-
-        def on_trial_recover(
-            self, iteration: int, trials: list[Any], trial: Any, **info: Any
-        ) -> None:
-            print("A search's process ended; it goes on from its journal.", file=sys.stderr)
-
-        def __deepcopy__(self, memo: object) -> Rows:
-            return self
-
-        def __reduce__(self) -> tuple[Any, ...]:
-            # Tune keeps a copy for `Tuner.restore`, which is not used; `take` may hold anything.
-            return (tune.Callback, ())
-
-    callback = Rows()
-    bundles = [{"CPU": 0.0}, *[_bundle(job.resources)] * job.resources.evaluators]
-    trainable = tune.with_parameters(_search, job=job, factory=[ray.put(factory)])
-    tuner = tune.Tuner(
-        tune.with_resources(trainable, tune.PlacementGroupFactory(bundles)),
-        param_space={"seed": tune.grid_search(seeds)},
-        tune_config=tune.TuneConfig(max_concurrent_trials=1),
-        run_config=tune.RunConfig(
-            name="search",
-            storage_path=str(temporary / "tune"),
-            verbose=0,
-            callbacks=[callback],
-            failure_config=tune.FailureConfig(max_failures=RETRIES),
-        ),
+    bundles = [{"CPU": 0.0}, *[job.resources.bundle] * job.resources.evaluators]
+    trainable = tune.with_resources(
+        tune.with_parameters(_search, job=job, factory=[ray.put(factory)]),
+        tune.PlacementGroupFactory(bundles),
     )
-    try:
-        results = tuner.fit()
-    except tune.TuneError:
-        # Tune makes one long text of what a callback raises.
-        if callback.error is not None:
-            raise callback.error from None
-        raise
-    for error in results.errors:
+    recovered = "A search's process ended; it goes on from its journal."
+    for error in fit(trainable, ("seed", seeds), rows, temporary, 1, recovered):
         raise RuntimeError(f"A search under Ray was given up after {RETRIES + 1} tries.") from error
 
 
@@ -191,7 +122,7 @@ def _search(config: dict[str, Any], job: _Job, factory: list[Any]) -> None:
             run_search(study, pool, on_scored)
             report()
     except UserError as error:
-        tune.report({"fault": str(error)})
+        tune.report({FAULT: str(error)})
 
 
 class RayPool:
@@ -208,7 +139,7 @@ class RayPool:
         import ray
 
         self.size = resources.evaluators
-        bundle = _bundle(resources)
+        bundle = resources.bundle
         made: Any = ray.remote(_Evaluator).options(
             num_cpus=bundle["CPU"], num_gpus=bundle.get("GPU", 0), max_restarts=-1
         )
@@ -281,43 +212,3 @@ class _Evaluator:
     def score(self, arch: ArchConfig) -> Score | str:
         """The score, or why there is none."""
         return outcome_of(self._evaluator, arch)
-
-
-def _bundle(resources: Resources) -> dict[str, float]:
-    return {"CPU": 1.0} | ({"GPU": resources.gpus} if resources.gpus else {})
-
-
-@contextmanager
-def cluster(resources: Resources) -> Iterator[Path]:
-    """A Ray of this process alone, with a temporary folder, or the one that it has already."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    # A token given here is written nowhere; Ray would write one into the home directory.
-    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    # Ray's processes look for modules where this process does: no other way is told to them all.
-    paths = [str(Path(__file__).parents[2]), *sys.path]
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, dict.fromkeys(paths)))
-    import ray
-
-    temporary = Path(tempfile.mkdtemp(prefix="tn-"))
-    started = not ray.is_initialized()
-    try:
-        if started:
-            ray.init(
-                address="local",
-                num_cpus=resources.evaluators,
-                num_gpus=math.ceil(resources.evaluators * resources.gpus),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=LEAST_STORE + 2 * resources.payload_bytes,
-                _temp_dir=str(temporary),
-            )
-        # What it says of a killed process, with a traceback, `Rows` says in a sentence.
-        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-        yield temporary
-    finally:
-        if started:
-            ray.shutdown()
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,199 @@
+"""Answers a design question by trained networks: variants, paired seeds, verdicts, report.
+
+`python -m twins_nas.ablate experiments/pe.yaml`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from twins_nas.ablation.results import AblationFolder
+from twins_nas.ablation.variants import Images, Variant, expand
+from twins_nas.ablation_recipe import AblationRecipe
+from twins_nas.config import find, validated
+from twins_nas.errors import ConfigError, UserError, exit_with
+from twins_nas.files import write_text
+from twins_nas.recipes import IMAGES, absolute_data
+from twins_nas.runs import Settings
+from twins_nas.yaml_nodes import Document, read, write
+
+UNREAD = (3, 10)
+"""Channels and classes of an image folder, before anybody has looked into it."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked recipe: from here on only a disk or a machine can fail."""
+
+    document: Document
+    recipe: AblationRecipe
+    variants: tuple[Variant, ...]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A plan with its folder."""
+
+    folder: AblationFolder
+    plan: Plan
+    settings: Settings
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m twins_nas.ablate", description=__doc__)
+    add = parser.add_argument
+    add(
+        "recipe",
+        nargs="?",
+        metavar="YAML",
+        help="a recipe: a file, or the name of a shipped one (pe, mixers, families, smoke)",
+    )
+    add("--resume", metavar="RUN", help="go on with a run, by its name or folder")
+    add("--retry-failed", action="store_true", help="with --resume: do failed runs again")
+    add("--name", help="the run's name (default: recipe and time)")
+    add(
+        "--out",
+        type=Path,
+        default=Path("runs"),
+        metavar="DIR",
+        help="where runs are kept (default: runs)",
+    )
+    add("--data", metavar="NAME", help="another data set than the recipe's")
+    add("--data-root", metavar="DIR", help="where the files of --data lie")
+    add("--download", action="store_true", help="allow --data to be downloaded into --data-root")
+    add("--seeds", type=int, metavar="N", help="another number of seeds")
+    add("--epochs", type=int, metavar="N", help="epochs of each training")
+    add("--parallel", type=int, metavar="N", help="runs at once (default: what the machine holds)")
+    add("--local", action="store_true", help="run in this process, without Ray")
+    add("--device", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
+    add("--write-result", action="store_true", help="put cost and result into the recipe's comment")
+    add("--check", action="store_true", help="check the recipe and list its variants; run nothing")
+    return parser
+
+
+def overrides(args: argparse.Namespace) -> dict[str, Any]:
+    """What the command line changes in the recipe, by dotted key."""
+    given = {
+        "seeds": args.seeds,
+        "training.epochs": args.epochs,
+        "data.name": absolute_data(args.data),
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def load_plan(path: str | Path, changes: dict[str, Any] | None = None) -> Plan:
+    """A recipe, all of it checked: every variant can be built, and there can be a verdict.
+
+    Raises:
+        ConfigError: all faults.
+    """
+    document = read(path).changed(changes or {})
+    recipe = validated(document, AblationRecipe)
+    images = Images((recipe.input_size,) * 2, *IMAGES.get(recipe.data.name, UNREAD))
+    variants = expand(document, recipe, images)
+    from twins_nas.ablation.analysis import too_few
+
+    if said := too_few(recipe, variants):
+        raise ConfigError([document.fault(("seeds",), said)])
+    return Plan(document, recipe, variants)
+
+
+def begin(args: argparse.Namespace, plan: Plan, path: Path) -> Work:
+    """A new run's folder, with what it was asked for.
+
+    Raises:
+        UserError: the folder is taken, or cannot be written.
+    """
+    name = args.name or f"{path.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    root = None if args.data_root is None else str(Path(args.data_root).absolute())
+    about = (root, args.download, args.local, args.device)
+    settings = Settings(*about, parallel=args.parallel, recipe=str(path.absolute()))
+    if args.write_result:
+        _check_own(plan, settings)
+    folder = AblationFolder.make(args.out, name)
+    write_text(folder.recipe_file, write(plan.document.value))
+    folder.write_settings(settings)
+    return Work(folder, plan, settings)
+
+
+def resumed(args: argparse.Namespace) -> Work:
+    """A run that is there.
+
+    Raises:
+        UserError: there is none of that name, its files are damaged, or the command changes it.
+    """
+    if args.recipe or overrides(args):
+        raise UserError(
+            "--resume goes on with what the run was asked for; give no recipe or other change"
+            " with it."
+        )
+    folder = AblationFolder.locate(args.out, args.resume)
+    plan, settings = load_plan(folder.recipe_file), folder.read_settings()
+    if args.write_result:
+        _check_own(plan, settings)
+    local, parallel = args.local or settings.local, args.parallel or settings.parallel
+    return Work(folder, plan, dataclasses.replace(settings, local=local, parallel=parallel))
+
+
+def main() -> int:
+    """The command."""
+    args = parser().parse_args()
+    if args.parallel is not None and args.parallel < 1:
+        raise UserError("--parallel needs at least 1.")
+    if not args.recipe and not args.resume:
+        raise UserError("A recipe is missing, such as pe or experiments/pe.yaml.")
+    if args.resume:
+        work = resumed(args)
+    else:
+        path = find("experiments", args.recipe)
+        plan = load_plan(path, overrides(args))
+        if args.check:
+            _list(plan)
+            return 0
+        work = begin(args, plan, path)
+    from twins_nas.experiment import Experiment
+
+    plan, folder = work.plan, work.folder
+    about = (folder, plan.document, plan.recipe, work.settings)
+    resume = f"python -m twins_nas.ablate --resume {folder.path.name}" + (
+        "" if args.out == Path("runs") else f" --out {args.out}"
+    )
+    try:
+        Experiment(*about, args.retry_failed, args.write_result).run()
+    except UserError as error:
+        raise UserError(f"{error}\nWhat is finished is kept; go on with: {resume}") from error
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"What is finished is kept; go on with: {resume}") from None
+    return 0
+
+
+def _check_own(plan: Plan, settings: Settings) -> None:
+    """Lets no result into a recipe that it is not of."""
+    file = settings.recipe
+    if file is None or not Path(file).is_file() or read(file).value != plan.document.value:
+        raise UserError(
+            f"--write-result: what runs is not what {file} says (it was changed, or the command"
+            " line changes it), so its comment cannot hold the result."
+        )
+
+
+def _list(plan: Plan) -> None:
+    """What would run."""
+    print(plan.recipe.question)
+    seeds = plan.recipe.seeds
+    many = f"{seeds.first} to {len(seeds.numbers)}" if seeds.auto else str(seeds.first)
+    for variant in plan.variants:
+        mark = "*" if variant.name == plan.recipe.compare.baseline else " "
+        print(f"{mark} {variant.label}: {variant.macs:,} MACs, {variant.params:,} params")
+        print(f"    {variant.arch}")
+    print(f"{len(plan.variants)} variants x {many} seeds; * is what the others are compared with")
+
+
+if __name__ == "__main__":
+    exit_with(main)

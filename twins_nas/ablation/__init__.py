@@ -1,0 +1,1 @@
+"""Ablations: variants trained alone, each on the same seeds, and what the differences show."""
