@@ -366,11 +366,11 @@ def test_few_images_at_once_change_nothing(
 
 
 def test_large_stages_take_few_images_at_once() -> None:
-    """As many as `CACHE_BYTES` of hidden activations allow, one at least; all where few are."""
+    """As many as `BLOCK_BYTES` of hidden activations allow, one at least; all where few are."""
     arch = seed("twins_pcpvt_small")
     first = 56 * 56 * 512 * 4
     assert backbone.images_at_once(torch.empty(16, 224, 224, 3), arch, 0) == (
-        backbone.CACHE_BYTES // first
+        backbone.BLOCK_BYTES // first
     )
     assert backbone.images_at_once(torch.empty(2, 1120, 1120, 3), arch, 0) == 1
     assert backbone.images_at_once(torch.empty(16, 224, 224, 3, device="meta"), arch, 0) == 16

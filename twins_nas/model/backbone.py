@@ -24,7 +24,8 @@ from twins_nas.model.position import PEG, AbsoluteTable, ClassToken, RelativeBia
 from twins_nas.model.slicing import Elastic, ElasticConv2d, ElasticLayerNorm, ElasticLinear
 from twins_nas.space import SearchSpace
 
-CACHE_BYTES = 8 * 2**20
+BLOCK_BYTES = 24 * 2**20
+"""Below 32 MiB, above which glibc takes each block from the system anew, page fault by page fault."""
 
 
 class PatchEmbed(nn.Module):
@@ -228,8 +229,8 @@ class Backbone(nn.Module):
 def images_at_once(x_BHWC: Tensor, arch: ArchConfig, index: int) -> int:
     """How many images a stage takes through its blocks together; all of them on a GPU.
 
-    On a CPU so many that their hidden activations stay near the caches; a large MLP is twice as
-    fast so, in inference and in training (benchmarks/backbone.py).
+    On a CPU so many that their hidden activations stay below `BLOCK_BYTES`: fewer page faults and
+    cache misses, in inference and in training (benchmarks/backbone.py).
     """
     B, H, W, _ = x_BHWC.shape
     if x_BHWC.device.type != "cpu" or torch.compiler.is_compiling():
@@ -237,7 +238,7 @@ def images_at_once(x_BHWC: Tensor, arch: ArchConfig, index: int) -> int:
     stage, side = arch.stages[index], 2 if index else arch.patch_size
     hidden = max(stage.hidden_dim(block) for block in range(stage.depth))
     image = -(-H // side) * -(-W // side) * hidden * x_BHWC.element_size()
-    return max(1, CACHE_BYTES // image)
+    return max(1, BLOCK_BYTES // image)
 
 
 def on_grid(x_BNC: Tensor, grid: Grid) -> Tensor:
