@@ -24,8 +24,9 @@ from twins_nas.model.position import PEG, AbsoluteTable, ClassToken, RelativeBia
 from twins_nas.model.slicing import Elastic, ElasticConv2d, ElasticLayerNorm, ElasticLinear
 from twins_nas.space import SearchSpace
 
-BLOCK_BYTES = 24 * 2**20
-"""Below 32 MiB, above which glibc takes each block from the system anew, page fault by page fault."""
+BLOCK_BYTES = 16 * 2**20
+"""Three such blocks stay below the 64 MiB of free memory that glibc gives back to the system, to
+take them anew fault by fault; as does a block above 32 MiB."""
 
 
 class PatchEmbed(nn.Module):
