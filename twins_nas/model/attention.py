@@ -12,13 +12,14 @@ an image, S tokens a window, M sub-sampled tokens, h heads, d head dim.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from twins_nas.arch import GSA, SHIFTED, ArchConfig, Grid, fit_window, padded, shift_of
+from twins_nas.arch import GSA, LSA, SHIFTED, ArchConfig, Grid, fit_window, padded, shift_of
 from twins_nas.model.position import RelativeBias
 from twins_nas.model.slicing import ElasticConv2d, ElasticLayerNorm, ElasticLinear
 
@@ -43,14 +44,15 @@ class SubSample(nn.Module):
 
 
 class Attention(nn.Module):
-    """One block's attention over all mixers, windows and ratios that the block may have."""
+    """One block's attention over all that the block `may` be (see `backbone.block_options`)."""
 
-    def __init__(self, dim: int, ratios: Iterable[int], rpe: RelativeBias | None) -> None:
+    def __init__(self, dim: int, may: Mapping[str, set[Any]], rpe: RelativeBias | None) -> None:
         super().__init__()
         self.qkv = ElasticLinear(dim, dim, out_groups=3)
         self.proj = ElasticLinear(dim, dim)
+        ratios = sorted(may["sr_ratio"]) if GSA in may["mixer"] else []
         self.sr = nn.ModuleDict(
-            {str(ratio): SubSample(dim, ratio) for ratio in sorted(set(ratios)) if ratio > 1}
+            {str(ratio): SubSample(dim, ratio) for ratio in ratios if ratio > 1}
         )
         self.rpe = rpe
 
@@ -64,6 +66,7 @@ class Attention(nn.Module):
             ratio = stage.sr_ratio[block]
             x_BNC = self.glob(x_BNC, grid, stage.head_dim, ratio, rpe, arch.patch_eps)
         else:
+            assert stage.letters[block] in (LSA, SHIFTED)
             window = fit_window(stage.window_size[block], grid, arch.window_fit)
             shift = shift_of(window, grid) if stage.letters[block] == SHIFTED else (0, 0)
             x_BNC = self.local(x_BNC, grid, stage.head_dim, window, shift, rpe)
