@@ -22,6 +22,7 @@ PE_KINDS = ("ape", "cpe", "rpe")
 WINDOW_FITS = ("clamp", "pad")
 CONV, MERGE = "conv", "merge"
 DOWNSAMPLES = (CONV, MERGE)
+SUBSAMPLINGS = (CONV, "separable", "pool")
 GAP, CLS = "gap", "cls"
 POOLS = (GAP, CLS)
 
@@ -67,15 +68,21 @@ class StageConfig:
         "stage", 0, "pattern of L (LSA), S (shifted LSA), G (GSA), repeated over the blocks"
     )
     window_size: tuple[int, ...] = dimension("block", +1, "side of an LSA window, in tokens")
-    sr_ratio: tuple[int, ...] = dimension(
-        "block", -1, "GSA's sub-sampling ratio: kernel = stride of its convolution"
-    )
+    sr_ratio: tuple[int, ...] = dimension("block", -1, "GSA's sub-sampling ratio: kernel = stride")
     pe: str = dimension(
         "stage", 0, "positional encoding: none, or a sum of ape, cpe, rpe such as ape+cpe"
     )
     mlp_ratio: tuple[float, ...] = dimension("block", +1, "hidden width of the MLP over embed_dim")
     peg_blocks: int = dimension(
         "stage", +1, "under cpe: how many blocks, from the first, a PEG follows", 1
+    )
+    subsampling: str = dimension(
+        "stage",
+        0,
+        "how GSA sub-samples: a strided convolution, a separable one, or average pooling",
+        CONV,
+        words=SUBSAMPLINGS,
+        used=lambda stage, block: stage.sr_ratio[block] > 1,
     )
 
     def __post_init__(self) -> None:

@@ -89,9 +89,19 @@ def _global(stage: StageConfig, block: int, grid: Grid, window_fit: str, cls: in
     keys = (grid[0] // ratio) * (grid[1] // ratio)
     total = layer.linear(tokens, dim, dim) + layer.linear(keys + cls, dim, 2 * dim)
     if ratio > 1:
-        total += layer.conv2d(keys, dim, dim, ratio) + layer.layer_norm(dim)
+        total += SUBSAMPLING_COSTS[stage.subsampling](keys, dim, ratio) + layer.layer_norm(dim)
     return total + layer.attention(tokens, keys + cls, dim)
 
+
+def _separable(keys: int, dim: int, ratio: int) -> Cost:
+    return layer.conv2d(keys, dim, dim, ratio, groups=dim) + layer.conv2d(keys, dim, dim, 1)
+
+
+SUBSAMPLING_COSTS: dict[str, Callable[[int, int, int], Cost]] = {
+    "conv": lambda keys, dim, ratio: layer.conv2d(keys, dim, dim, ratio),
+    "separable": _separable,
+    "pool": lambda keys, dim, ratio: Cost(),
+}
 
 MIXER_COSTS: dict[str, Callable[[StageConfig, int, Grid, str, int], Cost]] = {
     LSA: _in_windows,
