@@ -10,8 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twins_nas.arch import (
+    CONV,
     GSA,
+    MIXERS,
     PE_KINDS,
+    SUBSAMPLINGS,
     ArchConfig,
     StageConfig,
     expand,
@@ -62,6 +65,7 @@ def stages(draw: st.DrawFn) -> StageConfig:
         sr_ratio=tuple(draw(per_block)),
         pe="+".join(kinds) or "none",
         mlp_ratio=tuple(draw(per_block)),
+        subsampling=draw(st.sampled_from(SUBSAMPLINGS)),
     )
 
 
@@ -83,6 +87,7 @@ def test_the_normal_form_is_its_own(one: StageConfig) -> None:
         assert len(getattr(one, name)) == one.depth
     for letter, window, ratio in zip(one.letters, one.window_size, one.sr_ratio, strict=True):
         assert (window == 0) == (letter == GSA) != (ratio == 0)
+    assert one.subsampling == CONV or max(one.sr_ratio) > 1
 
 
 @pytest.mark.parametrize(
@@ -99,6 +104,8 @@ def test_the_normal_form_is_its_own(one: StageConfig) -> None:
         ({"pe": "rpe+ape"}, {"pe": "ape+rpe"}),
         ({"peg_blocks": 5}, {"peg_blocks": 2}),
         ({"pe": "rpe", "peg_blocks": 2}, {"pe": "rpe"}),
+        ({"mixer": "L", "subsampling": "pool"}, {"mixer": "L"}),
+        ({"sr_ratio": (2, 1), "subsampling": "pool"}, {"sr_ratio": (1, 1)}),
     ],
 )
 def test_stages_that_differ_in_what_is_not_used_are_equal(
@@ -130,18 +137,22 @@ def test_how_stages_meet_says_nothing_of_one_stage() -> None:
         ({"depth": 0}, "depth 0 is not a whole number of at least 1"),
         ({"depth": True}, "depth True is not a whole number of at least 1"),
         ({"depth": 3}, "window_size has 2 values for 3 blocks"),
-        ({"mixer": ""}, "mixer '' is not a pattern of the letters L, S, G"),
-        ({"mixer": "LX"}, "mixer 'LX' is not a pattern of the letters L, S, G"),
+        ({"mixer": ""}, f"mixer '' is not a pattern of the letters {', '.join(MIXERS)}"),
+        ({"mixer": "LX"}, f"mixer 'LX' is not a pattern of the letters {', '.join(MIXERS)}"),
         ({"window_size": (0, 4)}, "window_size is missing in a block that uses it"),
         ({"sr_ratio": (2, 0)}, "sr_ratio is missing in a block that uses it"),
         ({"sr_ratio": (2, -1)}, "sr_ratio -1 is not a whole number of at least 0"),
         ({"window_size": (2.5, 2)}, "window_size 2.5 is not a whole number of at least 0"),
         ({"mlp_ratio": (0.01, 4)}, "mlp_ratio 0.01 leaves no hidden unit at embed_dim 16"),
         ({"mlp_ratio": float("nan")}, "mlp_ratio nan leaves no hidden unit at embed_dim 16"),
-        ({"pe": "rope"}, "pe 'rope' is not none, or a sum of different kinds of ape, cpe, rpe"),
+        (
+            {"pe": "rope"},
+            f"pe 'rope' is not none, or a sum of different kinds of {', '.join(PE_KINDS)}",
+        ),
         ({"pe": "cpe+cpe"}, "pe 'cpe+cpe' is not none, or a sum of different kinds of ape"),
         ({"pe": "none+cpe"}, "pe 'none+cpe' is not none, or a sum of different kinds of ape"),
         ({"peg_blocks": 0}, "peg_blocks 0 is not a whole number of at least 1"),
+        ({"subsampling": "gap"}, f"subsampling 'gap' is not one of {', '.join(SUBSAMPLINGS)}"),
     ],
 )
 def test_a_refused_stage_names_the_field_first(changes: dict[str, Any], words: str) -> None:
@@ -263,6 +274,8 @@ def test_what_is_the_same_at_a_grid_shares_its_key(one: ArchConfig, other: ArchC
         arch(stage(), patch_norm=False),
         arch(stage(), pool="cls"),
         arch(stage(peg_blocks=2)),
+        arch(stage(subsampling="pool")),
+        arch(stage(subsampling="separable")),
         arch(stage(), stage()),
         arch(stage(window_size=3)),
     ],
@@ -290,6 +303,7 @@ def test_every_field_of_a_stage_is_in_the_key() -> None:
         "pe": "none",
         "mlp_ratio": 1,
         "peg_blocks": 2,
+        "subsampling": "pool",
     }
     assert list(changed) == [item.name for item in fields(StageConfig)]
     keys = {key(arch(stage(**{name: value})), (16, 16)) for name, value in changed.items()}
@@ -312,8 +326,9 @@ def test_a_published_network_is_in_normal_form(name: str) -> None:
 
 def test_a_network_is_told_in_a_line() -> None:
     """Used values only, one where the blocks agree."""
-    assert str(arch(stage(), stage(mixer="G", mlp_ratio=(2, 4)))) == (
-        "p2 | 16x2 LG w4 sr2 cpe mlp4 | 16x2 G sr2 cpe mlp2,4"
+    pooled = stage(mixer="G", mlp_ratio=(2, 4), subsampling="pool")
+    assert str(arch(stage(), pooled)) == (
+        "p2 | 16x2 LG w4 sr2 cpe mlp4 | 16x2 G sr2 pool cpe mlp2,4"
     )
     swinlike = arch(stage(mixer="S", pe="ape+cpe", peg_blocks=2), stage(mixer="G"), pool="cls")
     assert str(replace(swinlike, downsample="merge")) == (

@@ -55,6 +55,12 @@ def tiny(pool: str = GAP, **changes: Any) -> ArchConfig:
     return ArchConfig((StageConfig(**{**keys, **changes}),), pool=pool)
 
 
+def pooled() -> ArchConfig:
+    """A network that sub-samples by a separable convolution, then by pooling."""
+    kinds = ("separable", "pool")
+    return ArchConfig(tuple(tiny(subsampling=kind).stages[0] for kind in kinds))
+
+
 def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     """The exit code of a command."""
     monkeypatch.setattr(sys, "argv", ["export", *map(str, words)])
@@ -88,8 +94,15 @@ def test_published_networks(name: str, benchmark: dict[str, Any]) -> None:
         (tiny(pe="none"), (16, 24), set()),
         (tiny(CLS), (16, 16), CLASS_TOKEN | {"Unsqueeze"}),
         (tiny(window_size=(3, 0)), (16, 16), {"Pad"}),
+        (pooled(), (16, 16), {"AveragePool"}),
     ],
-    ids=["all encodings", "a shift without a learned bias", "cls", "windows that do not fit"],
+    ids=[
+        "all encodings",
+        "a shift without a learned bias",
+        "cls",
+        "windows that do not fit",
+        "sub-sampling",
+    ],
 )
 def test_small_networks(arch: ArchConfig, size: tuple[int, int], extra: set[str]) -> None:
     """Padding is there where it is needed only; nothing of this machine is in the file."""

@@ -263,17 +263,11 @@ def test_equal_keys_are_equal_networks(pe: str, pool: str) -> None:
     And GSA with ratio 1 are one network with one key.
     """
     values = {
-        "embed_dim": ((16,),),
-        "head_dim": ((8,),),
-        "depth": ((2,),),
-        "pe": ((pe,),),
-        "mlp_ratio": ((2.0,),),
-        "peg_blocks": ((1,),),
-    }
-    values |= {
+        **SearchSpace.point(point("L", pe), (32, 32)).stages[0],
         "mixer": (("L", "S", "G", "LG"),),
         "window_size": ((4, 16, 20),),
         "sr_ratio": ((1, 2),),
+        "mlp_ratio": ((2.0,),),
     }
     base = replace(point("L", pe), pool=pool)
     whole = dict(SearchSpace.point(base, (32, 32)).arch)

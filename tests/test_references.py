@@ -158,7 +158,9 @@ def test_weights_that_do_not_fit_pvt_are_refused() -> None:
         "The weights do not fit the architecture. Missing: block2.0.attn.kv.bias;"
         " not known: more.weight; of another shape: pos_embed3 (1, 5, 48) for (4, 4, 48)."
     )
-    with pytest.raises(UserError, match="mixer G and pe ape"):
+    with pytest.raises(
+        UserError, match="in each stage mixer G, pe ape, peg_blocks 1, subsampling conv"
+    ):
         from_pvt(state, seed("twins_pcpvt_micro"), (64, 64))
 
 

@@ -8,20 +8,21 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from twins_nas.model.attention import SUBSAMPLES
 from twins_nas.model.position import PEG, AbsoluteTable, ClassToken, RelativeBias
 from twins_nas.model.slicing import Elastic, ElasticConv2d, ElasticLayerNorm, ElasticLinear, linear
 
 
 @dataclass(frozen=True)
 class Case:
-    """A layer at two sizes, and a call of it at the small size and at the large one."""
+    """A layer, or a module of layers, at two sizes, and a call of it at either size."""
 
     name: str
-    large: Callable[[], Elastic]
-    small: Callable[[], Elastic]
+    large: Callable[[], nn.Module]
+    small: Callable[[], nn.Module]
     call_small: Callable[[Any], Tensor]
     call_large: Callable[[Any], Tensor]
 
@@ -114,6 +115,16 @@ CASES = [
         lambda m: m.subsampled(2, (8, 8), 2),
         lambda m: m.subsampled(4, (8, 8), 2),
     ),
+    *(
+        Case(
+            f"sub-sampling: {kind}",
+            lambda make=make: make(9, 2),
+            lambda make=make: make(6, 2),
+            lambda m: m(X6, 1e-5),
+            lambda m: m(X9, 1e-5),
+        )
+        for kind, make in SUBSAMPLES.items()
+    ),
 ]
 
 
@@ -122,7 +133,18 @@ def subclasses(kind: type) -> set[type]:
     return {kind} | {deep for below in kind.__subclasses__() for deep in subclasses(below)}
 
 
-def fresh(make: Callable[[], Elastic]) -> Elastic:
+def layers(module: nn.Module) -> dict[str, Elastic]:
+    """The elastic layers of a module, itself where it is one."""
+    return {name: one for name, one in module.named_modules() if isinstance(one, Elastic)}
+
+
+def take(small: nn.Module, large: nn.Module) -> None:
+    """Every layer takes its slice, as `extract` does."""
+    for name, layer in layers(small).items():
+        layer.take(layers(large)[name])
+
+
+def fresh(make: Callable[[], nn.Module]) -> nn.Module:
     """A layer with random values in every parameter."""
     layer = make()
     for parameter in layer.parameters():
@@ -133,14 +155,14 @@ def fresh(make: Callable[[], Elastic]) -> Elastic:
 def test_every_elastic_layer_is_here() -> None:
     """A new elastic layer, one that computes or slices in its own way, must bring its case."""
     own = {kind for kind in subclasses(Elastic) if {"forward", "take"} & vars(kind).keys()}
-    assert {type(case.large()) for case in CASES} == own - {Elastic}
+    assert {type(one) for case in CASES for one in layers(case.large()).values()} == own - {Elastic}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_taken_slice_has_the_same_outputs(case: Case) -> None:
     """Law 3: the extracted layer equals the active slice, exactly."""
     large, small = fresh(case.large), case.small()
-    small.take(large)
+    take(small, large)
     assert torch.equal(case.call_small(large), case.call_small(small))
 
 
@@ -152,7 +174,7 @@ def test_no_gradient_outside_the_slice(case: Case) -> None:
     """
     large, small = fresh(case.large), case.small()
     case.call_small(large).square().sum().backward()
-    small.take(large)
+    take(small, large)
     case.call_small(small).square().sum().backward()
     for name, parameter in large.named_parameters():
         own = dict(small.named_parameters())[name]

@@ -58,6 +58,15 @@ SMALL: dict[str, list[dict[str, Any]]] = {
         {"pe": ["none", "cpe", "rpe", "cpe+rpe"], "peg_blocks": [1, 2, 4], "depth": [1, 2, 3]},
         {"peg_blocks": [1, 2], "pe": "rpe"},
     ],
+    "sub-sampling that some members lack": [
+        {
+            "mixer": ["L", "LG", "G"],
+            "depth": [1, 2],
+            "sr_ratio": PER_BLOCK,
+            "subsampling": ["pool", "conv", "separable"],
+        },
+        {"mixer": ["L", "G"], "sr_ratio": [1, 2], "subsampling": "pool"},
+    ],
     "two stages": [
         {"depth": [1, 2], "mlp_ratio": PER_BLOCK},
         {"mixer": ["L", "G"], "window_size": [1, 2, 4], "sr_ratio": [1, 2]},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -189,6 +190,10 @@ def test_what_timm_lacks_is_refused() -> None:
     ours = build(seed("pvt_micro"), (32, 32))
     with pytest.raises(UserError, match="pool is cls, not gap"):
         to_timm(ours)
+    svt = seed("twins_svt_micro")
+    pooled = replace(svt, stages=tuple(replace(one, subsampling="pool") for one in svt.stages))
+    with pytest.raises(UserError, match=r"stages\.0\.subsampling is pool, not conv"):
+        to_timm(build(pooled, (32, 32)))
     supernet = Backbone(load_space(find("space", "svt")))
     with pytest.raises(UserError, match="extract one of its members"):
         to_timm(supernet)

@@ -11,16 +11,18 @@ report columns are derived from these fields.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Sequence
+from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any, Literal
 
 LSA, SHIFTED, GSA = "L", "S", "G"
-MIXER_LETTERS = (LSA, SHIFTED, GSA)
+MIXERS = {LSA: ("window_size",), SHIFTED: ("window_size",), GSA: ("sr_ratio",)}
+"""The letters of a mixer, each with the fields that it alone makes a block use."""
 PE_KINDS = ("ape", "cpe", "rpe")
 WINDOW_FITS = ("clamp", "pad")
 CONV, MERGE = "conv", "merge"
 DOWNSAMPLES = (CONV, MERGE)
+SUBSAMPLINGS = (CONV, "separable", "pool")
 GAP, CLS = "gap", "cls"
 POOLS = (GAP, CLS)
 
@@ -28,12 +30,22 @@ Grid = tuple[int, int]
 Owner = Literal["arch", "stage", "block"]
 
 
-def dimension(owner: Owner, grows: int, meaning: str, default: Any = None) -> Any:
+def dimension(
+    owner: Owner,
+    grows: int,
+    meaning: str,
+    default: Any = None,
+    *,
+    words: Sequence[str] = (),
+    used: Callable[[StageConfig, int], bool] | None = None,
+) -> Any:
     """A field that can be searched.
 
-    `grows` is the sign of d MACs / d value, 0 for unordered values.
+    `grows` is the sign of d MACs / d value, 0 for unordered values. `words` are all legal values of
+    a field that is one word. `used` says which blocks use a value that the stage shares; where none
+    does, the normal form has the default.
     """
-    metadata = {"owner": owner, "grows": grows, "meaning": meaning}
+    metadata = {"owner": owner, "grows": grows, "meaning": meaning, "words": words, "used": used}
     return (
         field(metadata=metadata) if default is None else field(default=default, metadata=metadata)
     )
@@ -56,15 +68,21 @@ class StageConfig:
         "stage", 0, "pattern of L (LSA), S (shifted LSA), G (GSA), repeated over the blocks"
     )
     window_size: tuple[int, ...] = dimension("block", +1, "side of an LSA window, in tokens")
-    sr_ratio: tuple[int, ...] = dimension(
-        "block", -1, "GSA's sub-sampling ratio: kernel = stride of its convolution"
-    )
+    sr_ratio: tuple[int, ...] = dimension("block", -1, "GSA's sub-sampling ratio: kernel = stride")
     pe: str = dimension(
         "stage", 0, "positional encoding: none, or a sum of ape, cpe, rpe such as ape+cpe"
     )
     mlp_ratio: tuple[float, ...] = dimension("block", +1, "hidden width of the MLP over embed_dim")
     peg_blocks: int = dimension(
         "stage", +1, "under cpe: how many blocks, from the first, a PEG follows", 1
+    )
+    subsampling: str = dimension(
+        "stage",
+        0,
+        "how GSA sub-samples: a strided convolution, a separable one, or average pooling",
+        CONV,
+        words=SUBSAMPLINGS,
+        used=lambda stage, block: stage.sr_ratio[block] > 1,
     )
 
     def __post_init__(self) -> None:
@@ -76,12 +94,13 @@ class StageConfig:
             )
         check_mixer(self.mixer)
         letters = expand(self.mixer, self.depth)
-        windows = _per_block("window_size", self.window_size, [k != GSA for k in letters])
-        ratios = _per_block("sr_ratio", self.sr_ratio, [k == GSA for k in letters])
+        places: dict[str, tuple[int, ...]] = {}
+        for name in ("window_size", "sr_ratio"):
+            users = [name in MIXERS[letter] for letter in letters]
+            places[name] = _per_block(name, getattr(self, name), users)
+            for side in places[name]:
+                _whole(name, side, least=0)
         mlp = _per_block("mlp_ratio", self.mlp_ratio, [True] * self.depth)
-        for name, values in (("window_size", windows), ("sr_ratio", ratios)):
-            for value in values:
-                _whole(name, value, least=0)
         for ratio in mlp:
             if not (math.isfinite(ratio) and int(self.embed_dim * ratio) >= 1):
                 raise ValueError(
@@ -90,14 +109,18 @@ class StageConfig:
         pe = normal_pe(self.pe)
         normal = {
             "mixer": shortest_pattern(letters),
-            "window_size": windows,
-            "sr_ratio": ratios,
+            **places,
             "pe": pe,
             "mlp_ratio": tuple(float(ratio) for ratio in mlp),
             "peg_blocks": normal_peg_blocks(self.peg_blocks, pe, self.depth),
         }
         for name, value in normal.items():
             object.__setattr__(self, name, value)
+        for item in fields(self):
+            _check_word(self, item)
+            used = item.metadata["used"]
+            if used and not any(used(self, block) for block in range(self.depth)):
+                object.__setattr__(self, item.name, item.default)
 
     @property
     def num_heads(self) -> int:
@@ -130,6 +153,7 @@ class StageConfig:
             for name, letter in short.items()
             if any(getattr(self, name))
         ]
+        words += _words_of(self)
         pegs = f"*{self.peg_blocks}" if self.peg_blocks > 1 else ""
         words.append(self.pe.replace("cpe", f"cpe{pegs}"))
         return " ".join([*words, "mlp" + _few(self.mlp_ratio)])
@@ -148,14 +172,26 @@ class ArchConfig:
         "arch", -1, "side of a patch, in pixels; later stages halve the grid", 4
     )
     window_fit: str = dimension(
-        "arch", 0, "a window over the grid: clamp to it (Swin), or pad the grid (Twins)", "clamp"
+        "arch",
+        0,
+        "a window over the grid: clamp to it (Swin), or pad the grid (Twins)",
+        "clamp",
+        words=WINDOW_FITS,
     )
     norm_eps: float = dimension("arch", 0, "epsilon of the blocks' and the last LayerNorm", 1e-6)
     downsample: str = dimension(
-        "arch", 0, "between stages: a convolution (PVT, Twins), or merged patches (Swin)", CONV
+        "arch",
+        0,
+        "between stages: a convolution (PVT, Twins), or merged patches (Swin)",
+        CONV,
+        words=DOWNSAMPLES,
     )
     pool: str = dimension(
-        "arch", 0, "what is classified: the mean token, or a class token of the last stage", GAP
+        "arch",
+        0,
+        "what is classified: the mean token, or a class token of the last stage",
+        GAP,
+        words=POOLS,
     )
     patch_norm: bool = dimension(
         "arch", 0, "whether a LayerNorm follows the patches' convolutions (not in DeiT)", True
@@ -168,11 +204,8 @@ class ArchConfig:
         if not self.stages:
             raise ValueError("stages: at least one is needed")
         _whole("patch_size", self.patch_size)
-        words = {"window_fit": WINDOW_FITS, "downsample": DOWNSAMPLES, "pool": POOLS}
-        for name, legal in words.items():
-            if getattr(self, name) not in legal:
-                said = f"{getattr(self, name)!r} is not one of {', '.join(legal)}"
-                raise ValueError(f"{name} {said}")
+        for item in fields(self):
+            _check_word(self, item)
         for name in ("norm_eps", "patch_eps"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} is not between 0 and 1")
@@ -210,11 +243,9 @@ class ArchConfig:
 
 
 def check_mixer(mixer: str) -> None:
-    """Raises ValueError where a pattern is empty or holds another letter than L, S, G."""
-    if not mixer or set(mixer) - set(MIXER_LETTERS):
-        raise ValueError(
-            f"mixer {mixer!r} is not a pattern of the letters {', '.join(MIXER_LETTERS)}"
-        )
+    """Raises ValueError where a pattern is empty or holds a letter that is none of `MIXERS`."""
+    if not mixer or set(mixer) - set(MIXERS):
+        raise ValueError(f"mixer {mixer!r} is not a pattern of the letters {', '.join(MIXERS)}")
 
 
 def expand(mixer: str, depth: int) -> str:
@@ -288,29 +319,55 @@ def why_unbuildable(arch: ArchConfig, input_size: Grid) -> str | None:
     return None
 
 
-def block_key(
-    stage: StageConfig, block: int, grid: Grid, window_fit: str
-) -> tuple[str, int, int, int]:
+def block_key(stage: StageConfig, block: int, grid: Grid, window_fit: str) -> tuple[Any, ...]:
     """What one block really is on a grid.
 
-    (letter, window height or ratio, window width, hidden width).
+    (letter, window height or ratio, window width, hidden width, then of each field with `used` its
+    value where the block uses it).
 
     Windows are fitted to the grid; S without a shift is L, and a window that is the grid makes L
     the same as G with ratio 1, with which it shares every weight in this backbone.
     """
     letter, hidden = stage.letters[block], stage.hidden_dim(block)
-    if letter == GSA:
-        return (GSA, stage.sr_ratio[block], 0, hidden)
+    more = tuple(
+        getattr(stage, item.name) if item.metadata["used"](stage, block) else None
+        for item in fields(stage)
+        if item.metadata["used"]
+    )
+    if not stage.window_size[block]:
+        return (letter, stage.sr_ratio[block], 0, hidden, *more)
     window = fit_window(stage.window_size[block], grid, window_fit)
-    if window == grid:
-        return (GSA, 1, 0, hidden)
-    return (letter if any(shift_of(window, grid)) else LSA, *window, hidden)
+    if window == grid and letter in (LSA, SHIFTED):
+        return (GSA, 1, 0, hidden, *more)
+    if letter == SHIFTED and not any(shift_of(window, grid)):
+        letter = LSA
+    return (letter, *window, hidden, *more)
+
+
+def whole_key(stage: StageConfig) -> tuple[Any, ...]:
+    """What one stage is besides its blocks: the fields that none of their keys holds."""
+    return tuple(
+        getattr(stage, item.name)
+        for item in fields(stage)
+        if item.metadata["owner"] == "stage" and not item.metadata["used"]
+        if item.name not in ("depth", "mixer")
+    )
 
 
 def stage_key(stage: StageConfig, grid: Grid, window_fit: str) -> tuple[Any, ...]:
     """What one stage really is on a grid."""
-    blocks = tuple(block_key(stage, block, grid, window_fit) for block in range(stage.depth))
-    return (stage.embed_dim, stage.head_dim, stage.pe, stage.peg_blocks, blocks)
+    blocks = (block_key(stage, block, grid, window_fit) for block in range(stage.depth))
+    return (*whole_key(stage), tuple(blocks))
+
+
+def same(one: Any, name: str, value: Any) -> bool:
+    """Whether a stage or a network stays what it is with another value of a field."""
+    if getattr(one, name) == value:
+        return True
+    try:
+        return bool(replace(one, **{name: value}) == one)
+    except ValueError:  # of a value that contradicts the others
+        return False
 
 
 def key(arch: ArchConfig, input_size: Grid) -> str:
@@ -346,3 +403,17 @@ def _per_block(name: str, values: Any, active: Sequence[bool]) -> tuple[Any, ...
 def _few(values: tuple[int | float, ...]) -> str:
     used = [f"{value:g}" for value in values if value]
     return used[0] if len(set(used)) == 1 else ",".join(used)
+
+
+def _check_word(one: StageConfig | ArchConfig, item: Field[Any]) -> None:
+    value, legal = getattr(one, item.name), item.metadata.get("words")
+    if legal and value not in legal:
+        raise ValueError(f"{item.name} {value!r} is not one of {', '.join(legal)}")
+
+
+def _words_of(stage: StageConfig) -> list[str]:
+    """The words of a stage that are not the default."""
+    several = [item for item in fields(stage) if item.metadata["words"]]
+    return [
+        getattr(stage, item.name) for item in several if getattr(stage, item.name) != item.default
+    ]

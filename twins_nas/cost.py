@@ -9,7 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from twins_nas import layer_cost as layer
-from twins_nas.arch import GSA, MERGE, ArchConfig, Grid, StageConfig, fit_window, padded
+from twins_nas.arch import (
+    GSA,
+    LSA,
+    MERGE,
+    SHIFTED,
+    ArchConfig,
+    Grid,
+    StageConfig,
+    fit_window,
+    padded,
+)
 from twins_nas.layer_cost import Cost
 
 
@@ -50,20 +60,7 @@ def block_cost(stage: StageConfig, block: int, grid: Grid, window_fit: str, cls:
     """Cost of one block: two norms, attention, MLP; `cls` tokens attend and are seen everywhere."""
     dim, hidden, tokens = stage.embed_dim, stage.hidden_dim(block), grid[0] * grid[1] + cls
     total = layer.layer_norm(dim) + layer.layer_norm(dim)
-    if stage.letters[block] == GSA:
-        ratio = stage.sr_ratio[block]
-        keys = (grid[0] // ratio) * (grid[1] // ratio)
-        if ratio > 1:
-            total += layer.conv2d(keys, dim, dim, ratio) + layer.layer_norm(dim)
-        total += layer.linear(tokens, dim, dim) + layer.linear(keys + cls, dim, 2 * dim)
-        total += layer.attention(tokens, keys + cls, dim)
-    else:
-        window = fit_window(stage.window_size[block], grid, window_fit)
-        height, width = padded(grid, window)
-        size = window[0] * window[1]
-        total += layer.linear(height * width + cls, dim, 3 * dim)
-        total += layer.attention(size, size + cls, dim, groups=height * width // size)
-        total += layer.attention(cls, height * width + cls, dim)
+    total += MIXER_COSTS[stage.letters[block]](stage, block, grid, window_fit, cls)
     total += layer.linear(tokens, dim, dim)
     return total + layer.linear(tokens, dim, hidden) + layer.linear(tokens, hidden, dim)
 
@@ -71,11 +68,46 @@ def block_cost(stage: StageConfig, block: int, grid: Grid, window_fit: str, cls:
 def rpe_reach(stage: StageConfig, block: int, grid: Grid, window_fit: str) -> Grid:
     """The (height, width) R of a block's RPE table of (2R-1) x (2R-1) offsets.
 
-    Its window, or the grid for GSA.
+    Its window, or the grid without one.
     """
-    if stage.letters[block] == GSA:
+    if not stage.window_size[block]:
         return grid
     return fit_window(stage.window_size[block], grid, window_fit)
+
+
+def _in_windows(stage: StageConfig, block: int, grid: Grid, window_fit: str, cls: int) -> Cost:
+    dim, window = stage.embed_dim, fit_window(stage.window_size[block], grid, window_fit)
+    height, width = padded(grid, window)
+    size = window[0] * window[1]
+    total = layer.linear(height * width + cls, dim, 3 * dim)
+    total += layer.attention(size, size + cls, dim, groups=height * width // size)
+    return total + layer.attention(cls, height * width + cls, dim)
+
+
+def _global(stage: StageConfig, block: int, grid: Grid, window_fit: str, cls: int) -> Cost:
+    dim, tokens, ratio = stage.embed_dim, grid[0] * grid[1] + cls, stage.sr_ratio[block]
+    keys = (grid[0] // ratio) * (grid[1] // ratio)
+    total = layer.linear(tokens, dim, dim) + layer.linear(keys + cls, dim, 2 * dim)
+    if ratio > 1:
+        total += SUBSAMPLING_COSTS[stage.subsampling](keys, dim, ratio) + layer.layer_norm(dim)
+    return total + layer.attention(tokens, keys + cls, dim)
+
+
+def _separable(keys: int, dim: int, ratio: int) -> Cost:
+    return layer.conv2d(keys, dim, dim, ratio, groups=dim) + layer.conv2d(keys, dim, dim, 1)
+
+
+SUBSAMPLING_COSTS: dict[str, Callable[[int, int, int], Cost]] = {
+    "conv": lambda keys, dim, ratio: layer.conv2d(keys, dim, dim, ratio),
+    "separable": _separable,
+    "pool": lambda keys, dim, ratio: Cost(),
+}
+
+MIXER_COSTS: dict[str, Callable[[StageConfig, int, Grid, str, int], Cost]] = {
+    LSA: _in_windows,
+    SHIFTED: _in_windows,
+    GSA: _global,
+}
 
 
 def _ape(stage: StageConfig, grid: Grid, window_fit: str) -> Cost:

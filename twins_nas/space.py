@@ -15,13 +15,14 @@ import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import product
 from math import prod
 from typing import Any
 
 from twins_nas.arch import (
     CONV,
+    GSA,
     ArchConfig,
     Grid,
     StageConfig,
@@ -29,9 +30,8 @@ from twins_nas.arch import (
     expand,
     grids_of,
     key,
-    normal_pe,
-    normal_peg_blocks,
-    shortest_pattern,
+    same,
+    whole_key,
     why_unbuildable,
 )
 
@@ -162,56 +162,20 @@ class SearchSpace:
         """
         if reason := self.why_not(arch):
             raise ValueError(f"not a member of space {self.name}: {reason}")
-        return {choice.name: self._value(arch, choice) for choice in self.choices}
+        return {choice.name: _first(arch, choice) for choice in self.choices}
 
     def why_not(self, arch: ArchConfig) -> str | None:
         """Why the network is not a member, as `key: problem`; None where it is one."""
         if len(arch.stages) != len(self.stages):
             return f"stages: there are {len(arch.stages)}, the space has {len(self.stages)}"
+        encoding = {}
         for axis in self._axes:
-            if (
-                len(axis.values) == 1
-                and axis.name.startswith("stages.")
-                and self._used(arch, axis) is None
-            ):
-                continue
-            value = self._used(arch, axis)
-            if value is not None and self._value(arch, axis) not in axis.values:
+            value, encoding[axis.name] = _own(arch, axis), _first(arch, axis)
+            if encoding[axis.name] is None:
                 return f"{axis.name}: {value} is not among {', '.join(map(str, axis.values))}"
-        if self.decode({axis.name: self._value(arch, axis) for axis in self._axes}) != arch:
+        if self.decode(encoding) != arch:
             return "blocks of a stage differ where the space ties them"
         return why_unbuildable(arch, self.input_size)
-
-    def _used(self, arch: ArchConfig, axis: Choice) -> Any:
-        parts = axis.name.split(".")
-        if len(parts) == 1:
-            windows = any(any(stage.window_size) for stage in arch.stages)
-            used = {"window_fit": windows, "downsample": len(arch.stages) > 1}
-            return getattr(arch, axis.name) if used.get(axis.name, True) else None
-        if axis.field == "peg_blocks" and "cpe" not in arch.stages[int(parts[1])].pe_kinds:
-            return None
-        value = getattr(arch.stages[int(parts[1])], axis.field)
-        if not isinstance(value, tuple):
-            return value
-        if len(parts) == 5:
-            return next(iter(value[int(parts[3]) : int(parts[3]) + 1]), None) or None
-        return next((item for item in value if item), None)
-
-    def _value(self, arch: ArchConfig, axis: Choice) -> Any:
-        value = self._used(arch, axis)
-        if value is None:
-            return axis.values[0]
-        if axis.field == "peg_blocks":
-            stage = arch.stages[int(axis.name.split(".")[1])]
-            same = [n for n in axis.values if normal_peg_blocks(n, stage.pe, stage.depth) == value]
-            return same[0] if same else value
-        if axis.field == "mixer":
-            depth = arch.stages[int(axis.name.split(".")[1])].depth
-            same = [item for item in axis.values if shortest_pattern(expand(item, depth)) == value]
-            return same[0] if same else value
-        if axis.field == "pe":
-            return next((item for item in axis.values if normal_pe(item) == value), value)
-        return value
 
     def sample(self, rng: random.Random) -> ArchConfig:
         """A member with every choice drawn uniformly."""
@@ -299,7 +263,7 @@ def space_faults(
                 )
                 break
             over = {value for values in stage["sr_ratio"] for value in values if value > grid}
-            if over and any("G" in mixer for mixer in stage["mixer"][0]):
+            if over and any(GSA in mixer for mixer in stage["mixer"][0]):
                 said = f"{max(over)} is over the {grid}x{grid} grid of the stage"
                 found.append(f"stages.{index}.sr_ratio: {said}")
         for index, stage in enumerate(stages):
@@ -314,6 +278,35 @@ def space_faults(
                 said = f"{thinnest:g} leaves no hidden unit at embed_dim {narrowest}"
                 found.append(f"stages.{index}.mlp_ratio: {said}")
     return list(dict.fromkeys(found))
+
+
+def _owner(arch: ArchConfig, axis: Choice) -> ArchConfig | StageConfig:
+    """The network or the stage that an axis is a field of."""
+    parts = axis.name.split(".")
+    return arch if len(parts) == 1 else arch.stages[int(parts[1])]
+
+
+def _own(arch: ArchConfig, axis: Choice) -> Any:
+    """A network's own value of an axis; None where none of the blocks uses it."""
+    value = getattr(_owner(arch, axis), axis.field)
+    if not isinstance(value, tuple):
+        return value
+    parts = axis.name.split(".")
+    blocks = slice(int(parts[3]), int(parts[3]) + 1) if len(parts) == 5 else slice(None)
+    return next((item for item in value[blocks] if item), None)
+
+
+def _first(arch: ArchConfig, axis: Choice) -> Any:
+    """The first value of an axis that describes the network; None where none does."""
+    owner, value = _owner(arch, axis), _own(arch, axis)
+    if isinstance(getattr(owner, axis.field), tuple):
+        return axis.values[0] if value is None else value if value in axis.values else None
+    return value if value == axis.values[0] else _first_of(owner, axis.field, axis.values)
+
+
+@lru_cache(maxsize=4096)
+def _first_of(owner: ArchConfig | StageConfig, name: str, values: Values) -> Any:
+    return next((value for value in values if same(owner, name, value)), None)
 
 
 def _other(choice: Choice, value: Any, rng: random.Random) -> Any:
@@ -332,30 +325,22 @@ def _boxes(stage: Mapping[str, tuple[Values, ...]], grid: Grid, window_fit: str)
 
     What holds for the whole stage, and the possible keys of each block.
     """
-    block_fields = [
-        name for name, item in STAGE_FIELDS.items() if item.metadata["owner"] == "block"
-    ]
-    tied = [name for name in block_fields if len(stage[name]) == 1]
-    names = ("embed_dim", "head_dim", "depth", "mixer", "pe", "peg_blocks")
-    for dim, head, depth, mixer, pe, pegs in product(*(stage[name][0] for name in names)):
-        for shared in product(*(stage[name][0] for name in tied)):
-            fixed = dict(zip(tied, shared, strict=True))
-            blocks = []
-            for block, letter in enumerate(expand(mixer, depth)):
-                options = [
-                    (fixed[name],) if name in fixed else stage[name][block] for name in block_fields
-                ]
-                keys = set()
-                for values in product(*options):
-                    one = dict(zip(block_fields, values, strict=True))
-                    keys.add(
-                        block_key(
-                            StageConfig(dim, head, 1, letter, pe="none", **one), 0, grid, window_fit
-                        )
-                    )
-                blocks.append(frozenset(keys))
-            pegs = normal_peg_blocks(pegs, pe, depth)
-            yield (dim, head, normal_pe(pe), pegs), tuple(blocks)
+    of_blocks = [name for name, item in STAGE_FIELDS.items() if item.metadata["owner"] == "block"]
+    of_stage = [name for name in STAGE_FIELDS if name not in of_blocks]
+    tied = [*of_stage, *(name for name in of_blocks if len(stage[name]) == 1)]
+    untied = [name for name in of_blocks if name not in tied]
+    for shared in product(*(stage[name][0] for name in tied)):
+        fixed = dict(zip(tied, shared, strict=True))
+        firsts: dict[str, Any] = {name: tuple(each[0] for each in stage[name]) for name in untied}
+        blocks = []
+        for block, letter in enumerate(expand(fixed["mixer"], fixed["depth"])):
+            alone = {**fixed, "depth": 1, "mixer": letter}
+            keys = set()
+            for values in product(*(stage[name][block] for name in untied)):
+                one = StageConfig(**alone, **dict(zip(untied, values, strict=True)))
+                keys.add(block_key(one, 0, grid, window_fit))
+            blocks.append(frozenset(keys))
+        yield whole_key(StageConfig(**fixed, **firsts)), tuple(blocks)
 
 
 def _count(boxes: list[_Box]) -> int:

@@ -22,15 +22,7 @@ from pydantic import (
 )
 from pydantic import Field as Key
 
-from twins_nas.arch import (
-    DOWNSAMPLES,
-    PE_KINDS,
-    POOLS,
-    WINDOW_FITS,
-    ArchConfig,
-    Grid,
-    StageConfig,
-)
+from twins_nas.arch import PE_KINDS, ArchConfig, Grid, StageConfig
 from twins_nas.schema import Model, number, problem, unknown_word, whole
 from twins_nas.seeds import SEEDS
 from twins_nas.space import ARCH_FIELDS, STAGE_FIELDS
@@ -42,7 +34,8 @@ Fields = Mapping[str, Field[Any]]
 _Annotated: Any = Annotated
 _List: Any = list
 
-_WORDS = ("none", *PE_KINDS, *WINDOW_FITS, *DOWNSAMPLES, *POOLS)
+_FIELDS = (*ARCH_FIELDS.values(), *STAGE_FIELDS.values())
+_WORDS = ("none", *PE_KINDS, *(word for item in _FIELDS for word in item.metadata["words"]))
 _SAMPLE = next(iter(SEEDS.values()))()
 
 

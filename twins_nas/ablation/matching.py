@@ -9,6 +9,7 @@ from itertools import product
 
 from twins_nas.arch import ArchConfig, StageConfig
 from twins_nas.errors import UserError
+from twins_nas.space_fill import BLOCK_FIELDS
 
 CHOICES = 5
 STEPS = 60
@@ -117,9 +118,7 @@ def _of_depth(stage: StageConfig, depth: int) -> StageConfig:
         used = [value for value in values if value] or [0]
         return tuple(value or used[-1] for value in (*values, *[0] * depth)[:depth])
 
-    blocks = {
-        name: filled(getattr(stage, name)) for name in ("window_size", "sr_ratio", "mlp_ratio")
-    }
+    blocks = {name: filled(getattr(stage, name)) for name in BLOCK_FIELDS}
     return StageConfig(**{**vars(stage), **blocks, "depth": depth})
 
 

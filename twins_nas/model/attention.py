@@ -4,7 +4,7 @@ So that they are the same network where they coincide.
 
 A class token, the first where there is one, attends to every key of the image and is a key of every
 query: of each window too, with the bias 0 and past no mask, so that a window over the whole grid is
-still GSA with ratio 1. GSA's convolution and the windows are of the grid alone.
+still GSA with ratio 1. GSA's sub-sampling and the windows are of the grid alone.
 
 Shapes: B batch, H W grid, C channels, N tokens (those of the grid, and the class token), G windows
 an image, S tokens a window, M sub-sampled tokens, h heads, d head dim.
@@ -12,13 +12,15 @@ an image, S tokens a window, M sub-sampled tokens, h heads, d head dim.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
+from itertools import product
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from twins_nas.arch import GSA, SHIFTED, ArchConfig, Grid, fit_window, padded, shift_of
+from twins_nas.arch import CONV, GSA, LSA, SHIFTED, ArchConfig, Grid, fit_window, padded, shift_of
 from twins_nas.model.position import RelativeBias
 from twins_nas.model.slicing import ElasticConv2d, ElasticLayerNorm, ElasticLinear
 
@@ -42,15 +44,62 @@ class SubSample(nn.Module):
         return out
 
 
-class Attention(nn.Module):
-    """One block's attention over all mixers, windows and ratios that the block may have."""
+class SeparableSubSample(nn.Module):
+    """Its separable form: a strided depth-wise convolution, a point-wise one, LayerNorm."""
 
-    def __init__(self, dim: int, ratios: Iterable[int], rpe: RelativeBias | None) -> None:
+    def __init__(self, dim: int, ratio: int) -> None:
+        super().__init__()
+        self.depthwise = ElasticConv2d(dim, dim, kernel=ratio, stride=ratio, depthwise=True)
+        self.pointwise = ElasticConv2d(dim, dim, kernel=1)
+        self.norm = ElasticLayerNorm(dim)
+
+    def forward(self, x_BHWC: Tensor, eps: float) -> Tensor:
+        """As `SubSample`."""
+        out: Tensor = self.norm(self.pointwise(self.depthwise(x_BHWC), x_BHWC.shape[-1]), eps)
+        return out
+
+
+class PooledSubSample(nn.Module):
+    """The mean of each patch, without weights, then LayerNorm as after the convolution."""
+
+    def __init__(self, dim: int, ratio: int) -> None:
+        super().__init__()
+        self.ratio = ratio
+        self.norm = ElasticLayerNorm(dim)
+
+    def forward(self, x_BHWC: Tensor, eps: float) -> Tensor:
+        """As `SubSample`."""
+        means_BCHW = F.avg_pool2d(x_BHWC.permute(0, 3, 1, 2), self.ratio)
+        out: Tensor = self.norm(means_BCHW.permute(0, 2, 3, 1), eps)
+        return out
+
+
+SUBSAMPLES: dict[str, Callable[[int, int], nn.Module]] = {
+    "conv": SubSample,
+    "separable": SeparableSubSample,
+    "pool": PooledSubSample,
+}
+
+
+def sr_name(kind: str, ratio: int) -> str:
+    """The key of a kind among a block's modules; the convolution has the name of old weights."""
+    return str(ratio) if kind == CONV else f"{ratio}_{kind}"
+
+
+class Attention(nn.Module):
+    """One block's attention over all that the block `may` be (see `backbone.block_options`)."""
+
+    def __init__(self, dim: int, may: Mapping[str, set[Any]], rpe: RelativeBias | None) -> None:
         super().__init__()
         self.qkv = ElasticLinear(dim, dim, out_groups=3)
         self.proj = ElasticLinear(dim, dim)
+        ratios = sorted(may["sr_ratio"]) if GSA in may["mixer"] else []
         self.sr = nn.ModuleDict(
-            {str(ratio): SubSample(dim, ratio) for ratio in sorted(set(ratios)) if ratio > 1}
+            {
+                sr_name(kind, ratio): SUBSAMPLES[kind](dim, ratio)
+                for ratio, kind in product(ratios, sorted(may["subsampling"]))
+                if ratio > 1
+            }
         )
         self.rpe = rpe
 
@@ -61,9 +110,10 @@ class Attention(nn.Module):
         stage = arch.stages[index]
         rpe = self.rpe if "rpe" in stage.pe_kinds else None
         if stage.letters[block] == GSA:
-            ratio = stage.sr_ratio[block]
-            x_BNC = self.glob(x_BNC, grid, stage.head_dim, ratio, rpe, arch.patch_eps)
+            ratio, kind = stage.sr_ratio[block], stage.subsampling
+            x_BNC = self.glob(x_BNC, grid, stage.head_dim, ratio, kind, rpe, arch.patch_eps)
         else:
+            assert stage.letters[block] in (LSA, SHIFTED)
             window = fit_window(stage.window_size[block], grid, arch.window_fit)
             shift = shift_of(window, grid) if stage.letters[block] == SHIFTED else (0, 0)
             x_BNC = self.local(x_BNC, grid, stage.head_dim, window, shift, rpe)
@@ -121,6 +171,7 @@ class Attention(nn.Module):
         grid: Grid,
         head_dim: int,
         ratio: int,
+        kind: str,
         rpe: RelativeBias | None,
         eps: float,
     ) -> Tensor:
@@ -133,7 +184,8 @@ class Attention(nn.Module):
         if ratio == 1:
             q, k, v = self._heads(x_BNC, heads)
         else:
-            keys = self.sr[str(ratio)](x_BNC[:, first:].view(B, H, W, C), eps).flatten(1, 2)
+            subsample = self.sr[sr_name(kind, ratio)]
+            keys = subsample(x_BNC[:, first:].view(B, H, W, C), eps).flatten(1, 2)
             if first:
                 keys = torch.cat([x_BNC[:, :1], keys], 1)
             (q,) = self._heads(x_BNC, heads, 0, 1)

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import product
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from twins_nas.arch import CLS, CONV, GSA, MERGE, ArchConfig, Grid, expand, fit_window
+from twins_nas.arch import CLS, CONV, MERGE, MIXERS, ArchConfig, Grid, expand, fit_window
 from twins_nas.model.attention import Attention
 from twins_nas.model.ffn import FeedForward
-from twins_nas.model.position import PEG, AbsoluteTable, ClassToken, RelativeBias
+from twins_nas.model.position import ON_GRID, PEG, ClassToken, RelativeBias
 from twins_nas.model.slicing import Elastic, ElasticConv2d, ElasticLayerNorm, ElasticLinear
 from twins_nas.space import SearchSpace
 
@@ -124,18 +125,16 @@ class Stage(nn.Module):
             self.embed[MERGE] = PatchMerge(in_dim, dim)
         last = index == len(space.stages) - 1
         self.cls = ClassToken(dim, "ape" in kinds) if last and CLS in space.arch["pool"] else None
-        self.ape = AbsoluteTable(dim, grid) if "ape" in kinds else None
+        for kind in sorted(kinds & ON_GRID.keys()):
+            self.add_module(kind, ON_GRID[kind](dim, grid))
         pegs = min(max(options["peg_blocks"][0]), len(drop_paths)) if "cpe" in kinds else 0
         self.cpe = nn.ModuleList(PEG(dim) for _ in range(pegs))
         self.blocks = nn.ModuleList()
         for block, drop_path in enumerate(drop_paths):
-            letters, windows, ratios, hidden = block_options(space, index, block)
-            reach = (1, 1)
-            for candidate in [*windows, *([grid] if GSA in letters else [])]:
-                reach = (max(reach[0], candidate[0]), max(reach[1], candidate[1]))
-            rpe = RelativeBias(heads, reach, grid) if "rpe" in kinds else None
-            attention = Attention(dim, ratios if GSA in letters else (), rpe)
-            self.blocks.append(Block(dim, hidden, attention, drop_path))
+            may = block_options(space, index, block)
+            rpe = RelativeBias(heads, reach_of(space, index, may), grid) if "rpe" in kinds else None
+            hidden = int(dim * max(may["mlp_ratio"]))
+            self.blocks.append(Block(dim, hidden, Attention(dim, may, rpe), drop_path))
         self.grad_checkpointing = False
 
     def forward(self, x_BHWC: Tensor, arch: ArchConfig, index: int) -> tuple[Tensor, Grid]:
@@ -148,17 +147,18 @@ class Stage(nn.Module):
 
     def _run(self, x_BHWC: Tensor, arch: ArchConfig, index: int) -> tuple[Tensor, Grid]:
         stage = arch.stages[index]
-        dim, ape = stage.embed_dim, "ape" in stage.pe_kinds
+        dim = stage.embed_dim
         embed = str(2 if index else arch.patch_size)
         x_BHWC = self.embed[MERGE if index and arch.downsample == MERGE else embed](
             x_BHWC, dim, arch
         )
-        if self.ape is not None and ape:
-            x_BHWC = self.ape(x_BHWC)
+        for kind in stage.pe_kinds:
+            if kind in ON_GRID:
+                x_BHWC = getattr(self, kind)(x_BHWC)
         B, H, W, C = x_BHWC.shape
         x_BNC, first = x_BHWC.flatten(1, 2), arch.class_tokens(index)
         if self.cls is not None and first:
-            x_BNC = torch.cat([self.cls(dim, ape).expand(B, 1, C), x_BNC], 1)
+            x_BNC = torch.cat([self.cls(dim, "ape" in stage.pe_kinds).expand(B, 1, C), x_BNC], 1)
         for block in range(stage.depth):
             args = (x_BNC, (H, W), arch, index, block)
             if self.grad_checkpointing and torch.is_grad_enabled():
@@ -248,31 +248,28 @@ def on_grid(x_BNC: Tensor, grid: Grid) -> Tensor:
     return x_BNC[:, N - H * W :].view(B, H, W, C)
 
 
-def block_options(
-    space: SearchSpace, index: int, block: int
-) -> tuple[set[str], set[Grid], set[int], int]:
-    """What a block may be: its letters, windows fitted to the stage's grid, ratios.
-
-    And its largest hidden width.
-    """
+def block_options(space: SearchSpace, index: int, block: int) -> dict[str, set[Any]]:
+    """What a block may be: of each field of its stage the values, and of the mixer the letters."""
     options = space.stages[index]
-
-    def values(name: str) -> tuple[float, ...]:
-        groups = options[name]
-        return groups[0] if len(groups) == 1 else groups[block]
-
-    depths = [depth for depth in options["depth"][0] if depth > block]
-    letters = {expand(mixer, max(depths))[block] for mixer in options["mixer"][0]}
-    fits = space.arch["window_fit"]
-    windows = {
-        fit_window(int(window), space.grid(index), fit)
-        for window in values("window_size")
-        for fit in fits
-        if window and letters != {GSA}
+    may = {
+        name: set(groups[0] if len(groups) == 1 else groups[block])
+        for name, groups in options.items()
     }
-    ratios = {int(ratio) for ratio in values("sr_ratio") if ratio}
-    hidden = int(max(options["embed_dim"][0]) * max(values("mlp_ratio")))
-    return letters, windows, ratios, hidden
+    return {**may, "mixer": {expand(mixer, block + 1)[block] for mixer in may["mixer"]}}
+
+
+def reach_of(space: SearchSpace, index: int, may: Mapping[str, set[Any]]) -> Grid:
+    """The largest (height, width) that a block may attend over at once: a window, or the grid."""
+    grid = space.grid(index)
+    local = {letter for letter in may["mixer"] if "window_size" in MIXERS[letter]}
+    sides = [(1, 1), grid] if may["mixer"] - local else [(1, 1)]
+    if local:
+        sides += [
+            fit_window(window, grid, fit)
+            for window, fit in product(may["window_size"], space.arch["window_fit"])
+            if window
+        ]
+    return (max(rows for rows, _ in sides), max(columns for _, columns in sides))
 
 
 def most_heads(space: SearchSpace, index: int) -> int:
@@ -318,11 +315,9 @@ def initialise(model: nn.Module, seed: int, by_name: bool = False) -> None:
         elif isinstance(module, ElasticLinear):
             std = 0.02 * math.sqrt(512 / module.weight.shape[1])
             _set(module.weight, _truncated(module.weight.shape, std, generator))
-        elif isinstance(module, AbsoluteTable | RelativeBias | ClassToken):
+        elif isinstance(module, Elastic) and not isinstance(module, ElasticLayerNorm):
             for table in module.parameters(recurse=False):
                 _set(table, _truncated(table.shape, 0.02, generator))
-        else:
-            assert not isinstance(module, Elastic) or isinstance(module, ElasticLayerNorm)
 
 
 def _set(parameter: nn.Parameter, values: Tensor) -> None:

@@ -8,6 +8,8 @@ each axis), S tokens a window, N tokens, M sub-sampled tokens.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -45,6 +47,10 @@ class AbsoluteTable(Elastic):
         assert isinstance(source, AbsoluteTable)
         rows, columns, dim = self.table.shape
         _copy(self.table, source.at(dim, (rows, columns)))
+
+
+ON_GRID: dict[str, Callable[[int, Grid], Elastic]] = {"ape": AbsoluteTable}
+"""The kinds that a stage adds to the tokens of its grid, before its blocks."""
 
 
 class ClassToken(Elastic):

@@ -6,11 +6,14 @@ timm is imported when it is asked for: it takes seconds, and training has no use
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
+from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from twins_nas.arch import CONV, GSA, ArchConfig, Grid
+from twins_nas.arch import CONV, GSA, ArchConfig, Grid, StageConfig
 from twins_nas.errors import UserError
 from twins_nas.model.backbone import Backbone, build
 from twins_nas.model.foreign_names import Rule, load, pvt_rules, store, swin_rules, twins_rules
@@ -82,10 +85,13 @@ def from_pvt(state: Mapping[str, Tensor], arch: ArchConfig, input_size: Grid) ->
         UserError: names that are missing or left over, and shapes that differ.
     """
     plain = arch.downsample == CONV and arch.patch_norm
-    if not plain or any((stage.pe, stage.mixer) != ("ape", GSA) for stage in arch.stages):
-        raise UserError(
-            "A PVT has mixer G and pe ape in each stage, downsample conv and patch_norm true."
-        )
+    defaults = {item.name: item.default for item in fields(StageConfig)}
+    of_stages: dict[str, Any] = {"mixer": GSA, "pe": "ape"}
+    of_stages |= {name: value for name, value in defaults.items() if value is not MISSING}
+    pairs = product(arch.stages, of_stages.items())
+    if not plain or any(getattr(stage, name) != value for stage, (name, value) in pairs):
+        said = ", ".join(f"{name} {value}" for name, value in of_stages.items())
+        raise UserError(f"A PVT has downsample conv, patch_norm true, and in each stage {said}.")
     num_classes = len(state["head.bias"]) if "head.bias" in state else 1000
     embed = state.get("patch_embed1.proj.weight")
     in_chans = 3 if embed is None or embed.dim() != 4 else embed.shape[1]
