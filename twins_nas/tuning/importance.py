@@ -25,7 +25,7 @@ from twins_nas.tuning.optuna_sampler import distribution_of, to_optuna
 from twins_nas.tuning.results import Scored
 
 TREES = 32
-RESAMPLES, SHUFFLES = 100, 60
+RESAMPLES, SHUFFLES = 60, 40
 LEAST = 10
 """Fewer networks tell nothing."""
 
