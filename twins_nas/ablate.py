@@ -1,6 +1,7 @@
 """Answers a design question by trained networks: variants, paired seeds, verdicts, report.
 
-`python -m twins_nas.ablate experiments/pe.yaml`.
+`python -m twins_nas.ablate experiments/pe.yaml`. Where the recipe has `explore`, Optuna chooses the
+networks, and the answer is a front: `python -m twins_nas.ablate experiments/explore_svt.yaml`.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
         "recipe",
         nargs="?",
         metavar="YAML",
-        help="a recipe: a file, or the name of a shipped one (pe, mixers, families, smoke)",
+        help="a recipe: a file, or the name of a shipped one (pe, families, explore_svt, smoke)",
     )
     add("--resume", metavar="RUN", help="go on with a run, by its name or folder")
     add("--retry-failed", action="store_true", help="with --resume: do failed runs again")

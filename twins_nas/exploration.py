@@ -326,7 +326,8 @@ class Exploration:
         )
         write_front_csv(folder / "front.csv", found.rows, space.key)
         write_trials_csv(folder / "trials.csv", found)
-        write_front_png(folder / "front.png", found.rows, found.scored, found.question)
+        title = f"{space.name} on {self.data.name}, each trained alone"
+        write_front_png(folder / "front.png", found.rows, found.scored, title)
         write_front_page(folder / "front.html", found.rows, found.scored, about)
         write_archs(folder / "archs", found.rows, lambda arch: dump_arch(arch, space.input_size))
         pictures, svg = ["front.png"], ""
