@@ -323,7 +323,7 @@ def environment() -> dict[str, str]:
 @pytest.mark.long
 def test_with_ray_killed_and_resumed(tmp_path: Path, folder_of_images: Path) -> None:
     """Killed with its group in the midst, it ends as one in a process that was not."""
-    about = {"trials": 10, "epochs": 6, "more": "", "who": "sampler: tpe"}
+    about = {"trials": 9, "epochs": 6, "more": "", "who": "sampler: tpe"}
     (tmp_path / "r.yaml").write_text(
         RECIPE.format(space=SPACE.rstrip(), images=folder_of_images, **about)
     )
@@ -338,9 +338,9 @@ def test_with_ray_killed_and_resumed(tmp_path: Path, folder_of_images: Path) -> 
     calm = run("r.yaml", "--name", "calm", "--local")
     folder = tmp_path / "runs" / "killed"
     results = lambda: list(folder.glob("results/*.json"))  # noqa: E731
-    until(tmp_path, ["r.yaml", "--name", "killed", "--parallel", "2"], lambda: len(results()) >= 4)
+    until(tmp_path, ["r.yaml", "--name", "killed", "--parallel", "2"], lambda: len(results()) >= 3)
     before = {path: path.stat().st_mtime_ns for path in results()}
-    assert 4 <= len(before) < 10 and not (folder / "report.md").exists()
+    assert 3 <= len(before) < 9 and not (folder / "report.md").exists()
     resumed = run("--resume", "killed", "--write-result")
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
     for path in results():

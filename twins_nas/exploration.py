@@ -267,10 +267,12 @@ class Exploration:
                 for one in results
                 if one.label == label and one.status == "finished" and one.val_top1 is not None
             }
-            scores = {seed: test.test_top1 for (name, seed), test in tests.items() if name == label}
+            tested = {
+                seed: test.test_top1 for (whose, seed), test in tests.items() if whose == label
+            }
             if fresh:
-                tested = summarise(scores) if scores else None
-                again.append((number, summarise(fresh), tested))
+                scored = summarise(tested) if tested else None
+                again.append((number, summarise(fresh), scored))
         return [tests.get((run.variant.label, run.seed)) for run in first], tuple(again)
 
     def tested(
@@ -303,11 +305,8 @@ class Exploration:
     def report(self, found: Explored, tracked: Tracked) -> None:
         """The table on the console, the files in the folder and in MLflow."""
         folder, space = self.folder.path, self.plan.space
-        runs = {
-            run.name: run
-            for row in [*found.scored, *found.failed]
-            for run in [self.alone.run(row.arch, row.seed)]
-        }
+        every: list[Scored | Failed] = [*found.scored, *found.failed]
+        runs = {run.name: run for row in every for run in [self.alone.run(row.arch, row.seed)]}
         for row in found.rows:
             for seed in self.seeds[1:]:
                 run = self.alone.run(row.arch, seed)

@@ -145,7 +145,8 @@ def share_lines(found: Explored) -> list[tuple[str, ...]]:
 
 def again_lines(found: Explored) -> list[tuple[str, ...]]:
     """Lines of the front's further seeds."""
-    rows, lines = by_macs(found.rows), []
+    rows = by_macs(found.rows)
+    lines: list[tuple[str, ...]] = []
     for number, fresh, test in found.again:
         row, bounds = rows[number], fresh.interval
         mean = f"{fresh.mean:.2f}" + (f" [{bounds.low:.2f}, {bounds.high:.2f}]" if bounds else "")

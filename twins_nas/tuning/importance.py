@@ -83,7 +83,7 @@ def importances(
 
     every = range(len(distinct))
     own = shares(every, top1)
-    drawn = [rng.integers(len(distinct), size=len(distinct)) for _ in range(resamples)]
+    drawn = [rng.integers(len(distinct), size=len(distinct)).tolist() for _ in range(resamples)]
     again = np.array([shares(places, [top1[at] for at in places]) for places in drawn])
     low, high = np.quantile(again, (0.025, 0.975), axis=0)
     none = [max(shares(every, list(rng.permutation(top1)))) for _ in range(shuffles)]
