@@ -120,6 +120,12 @@ class Exploration:
         return Alone(self.place, self.plan.space, self.plan.recipe.training, images, self.seeds[0])
 
     @cached_property
+    def afresh(self) -> Alone:
+        """What trains on further seeds: to the end, or the means were of those that went well."""
+        recipe = self.plan.recipe.model_copy(update={"asha": None})
+        return dataclasses.replace(self.alone, place=dataclasses.replace(self.place, recipe=recipe))
+
+    @cached_property
     def search(self) -> Search:
         """What the study is asked for."""
         wanted = self.plan.recipe.explore
@@ -243,16 +249,19 @@ class Exploration:
             if run.seed == self.seeds[0]:
                 return
             shown = {"network": number, "seed": run.seed, **arch_params(run.variant.arch)}
-            found = {"val_top1": result.val_top1 or 0.0, "macs": run.variant.macs}
+            found: dict[str, float] = {"macs": run.variant.macs}
+            if result.val_top1 is not None:
+                found["val_top1"] = result.val_top1
             tags = {"status": result.status, "network": str(number)}
             name = f"front {number:02d} seed {run.seed}"
             tracked.child(name, shown, found, tags, result.curve)
 
         numbers = {row.arch: number for number, row in enumerate(rows)}
-        engine = Engine(self.place, (), len(self.data.train), self.crew, on_result)
+        engine = Engine(self.afresh.place, (), len(self.data.train), self.crew, on_result)
         first = [self.alone.run(row.arch, self.seeds[0]) for row in rows]
-        more = [self.alone.run(row.arch, seed) for seed in self.seeds[1:] for row in rows]
-        results = engine.train(more) if more else []
+        more = [self.afresh.run(row.arch, seed) for seed in self.seeds[1:] for row in rows]
+        if more:
+            engine.train(more)
         tests = engine.test([*first, *more])
         for run in first + more:
             if (test := tests.get((run.variant.label, run.seed))) and run.seed != self.seeds[0]:
@@ -261,18 +270,21 @@ class Exploration:
                 tracked.add_to_child(f"front {number:02d} seed {run.seed}", scores)
         again = []
         for number, run in enumerate(first):
-            label = run.variant.label
+            own = [one for one in more if one.variant.arch == run.variant.arch]
             fresh = {
-                one.seed: one.val_top1
-                for one in results
-                if one.label == label and one.status == "finished" and one.val_top1 is not None
+                one.seed: result.val_top1
+                for one in own
+                if (result := self.place.folder.result(one))
+                and result.status == "finished"
+                and result.val_top1 is not None
             }
-            tested = {
-                seed: test.test_top1 for (whose, seed), test in tests.items() if whose == label
+            scored = {
+                one.seed: test.test_top1
+                for one in [run, *own]
+                if (test := tests.get((one.variant.label, one.seed)))
             }
             if fresh:
-                scored = summarise(tested) if tested else None
-                again.append((number, summarise(fresh), scored))
+                again.append((number, summarise(fresh), summarise(scored) if scored else None))
         return [tests.get((run.variant.label, run.seed)) for run in first], tuple(again)
 
     def tested(
@@ -309,7 +321,7 @@ class Exploration:
         runs = {run.name: run for row in every for run in [self.alone.run(row.arch, row.seed)]}
         for row in found.rows:
             for seed in self.seeds[1:]:
-                run = self.alone.run(row.arch, seed)
+                run = self.afresh.run(row.arch, seed)
                 runs[run.name] = run
         results = [one for run in runs.values() if (one := self.place.folder.result(run))]
         about = About(
@@ -325,7 +337,7 @@ class Exploration:
         )
         write_front_csv(folder / "front.csv", found.rows, space.key)
         write_trials_csv(folder / "trials.csv", found)
-        title = f"{space.name} on {self.data.name}, each trained alone"
+        title = f"{space.name} on {self.data.name}"
         write_front_png(folder / "front.png", found.rows, found.scored, title)
         write_front_page(folder / "front.html", found.rows, found.scored, about)
         write_archs(folder / "archs", found.rows, lambda arch: dump_arch(arch, space.input_size))

@@ -97,9 +97,13 @@ class Explored:
     def notes(self) -> tuple[str, ...]:
         """What must be known to read the tables."""
         notes = []
+        reasons: dict[tuple[bool, str], list[str]] = {}
         for one in self.failed:
-            what = "Stopped early" if one.stopped else "Failed"
-            notes.append(f"{what}, and not on the front: trial {one.number}: {one.reason}.")
+            reasons.setdefault((one.stopped, one.reason), []).append(str(one.number))
+        for (stopped, reason), numbers in reasons.items():
+            what = "Stopped early" if stopped else "Failed"
+            which = f"trial{'s' * (len(numbers) > 1)} {', '.join(numbers)}"
+            notes.append(f"{what}, and not on the front: {which}: {reason}.")
         if twice := sum(row.cached for row in self.scored):
             notes.append(f"{twice} trials asked for a network that had been trained already.")
         if self.again:
