@@ -172,21 +172,21 @@ def test_the_shipped_exploration_is_planned() -> None:
 
 def test_what_an_exploration_leaves(explore: Explore, tmp_path: Path) -> None:
     """Files and MLflow's runs; each network is trained once."""
-    found = explore(trials=13, more="seeds: 3\n")
+    found = explore(trials=15, more="seeds: 2\n")
     folder = tmp_path / "run"
-    assert len(found.scored) == 13 and not found.failed
-    assert found.trained == len({row.key for row in found.scored}) <= 13
+    assert len(found.scored) == 15 and not found.failed
+    assert found.trained == len({row.key for row in found.scored}) <= 15
     assert found.scored[0].name.startswith("base") and found.scored[1].name == "smallest"
     front = val_front(found.rows)
     for row in front:
         assert not any(o.top1 > row.val_top1 and o.macs < row.macs for o in found.scored)
     assert all(row.test_top1 is not None and row.n_test == 40 for row in found.rows)
     assert [number for number, _, _ in found.again] == list(range(len(found.rows)))
-    assert all(fresh.n == 2 and test and test.n == 3 for _, fresh, test in found.again)
+    assert all(fresh.n == 1 and test and test.n == 2 for _, fresh, test in found.again)
     results = sorted((folder / "results").glob("*.json"))
-    assert len(results) == found.trained + 2 * len(found.rows)
+    assert len(results) == found.trained + len(found.rows)
     lines = lines_of(folder / "trials.csv")
-    assert len(lines) == 13 and {"stages.0.pe", "stages.2.depth"} <= set(lines[0])
+    assert len(lines) == 15 and {"stages.0.pe", "stages.2.depth"} <= set(lines[0])
     assert sum(line["status"] == "finished" for line in lines) == found.trained
     report, page = (folder / "report.md").read_text(), (folder / "report.html").read_text()
     for said in ("Which is best?", "further seeds", "95 % Wilson", "fANOVA", "Nothing."):
@@ -203,7 +203,7 @@ def test_what_an_exploration_leaves(explore: Explore, tmp_path: Path) -> None:
     experiment = client.get_experiment_by_name("explore")
     runs = client.search_runs([experiment.experiment_id])
     names = {run.info.run_name for run in runs}
-    assert {f"trial {number:03d}" for number in range(13)} | {"front 00 seed 2"} <= names
+    assert {f"trial {number:03d}" for number in range(15)} | {"front 00 seed 1"} <= names
     (child,) = [run for run in runs if run.info.run_name == "trial 003"]
     assert {"val_top1", "macs", "params", "loss"} <= set(child.data.metrics)
     assert child.data.tags["status"] in ("finished", "cached")
@@ -235,6 +235,7 @@ def test_a_killed_exploration_ends_as_one_that_was_not(
     assert again.answer == calm.answer
 
 
+@pytest.mark.long
 def test_stopped_and_failed_networks_stay_off_the_front(
     explore: Explore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,8 +78,20 @@ class Explored:
         return (
             f"{many} on the front of validation top-1 and MACs of {self.trained} trained alone,"
             f" from {said} (n = {front[0].n_val:,} images, one training seed each, 95 % Wilson"
-            f" intervals). {self.importance}"
+            f" intervals).{self.fresh} {self.importance}"
         )
+
+    @property
+    def fresh(self) -> str:
+        """What further seeds say of the front's ends, in a sentence; empty without them."""
+        rows, front = by_macs(self.rows), val_front(self.rows)
+        said = []
+        for number, found, _ in self.again:
+            if rows[number] in (front[0], front[-1]):
+                said.append(
+                    f"{_mean(found)} % at {macs_text(rows[number].macs)}MACs (n = {found.n})"
+                )
+        return f" On further seeds, means and 95 % t intervals: {', '.join(said)}." if said else ""
 
     @property
     def importance(self) -> str:
@@ -152,11 +164,10 @@ def again_lines(found: Explored) -> list[tuple[str, ...]]:
     rows = by_macs(found.rows)
     lines: list[tuple[str, ...]] = []
     for number, fresh, test in found.again:
-        row, bounds = rows[number], fresh.interval
-        mean = f"{fresh.mean:.2f}" + (f" [{bounds.low:.2f}, {bounds.high:.2f}]" if bounds else "")
+        row = rows[number]
         sd = "-" if fresh.sd is None else f"{fresh.sd:.2f}"
         tested = "-" if test is None else f"{test.mean:.2f} (n = {test.n})"
-        first = f"{row.val_top1:.2f}"
+        first, mean = f"{row.val_top1:.2f}", _mean(fresh)
         lines.append((str(number), macs_text(row.macs), first, mean, str(fresh.n), sd, tested))
     return lines
 
@@ -262,6 +273,11 @@ def write_trials_csv(path: Path, found: Explored) -> None:
         line |= {"macs": trial.macs, "params": trial.params, "key": found.space.key(trial.arch)}
         line |= found.space.encode(trial.arch)
     write_csv(path, (*COLUMNS, *names), [lines[number] for number in sorted(lines)])
+
+
+def _mean(found: Summary) -> str:
+    bounds = found.interval
+    return f"{found.mean:.2f}" + (f" [{bounds.low:.2f}, {bounds.high:.2f}]" if bounds else "")
 
 
 def _share(one: Importance) -> str:
