@@ -1,6 +1,7 @@
 """Answers a design question by trained networks: variants, paired seeds, verdicts, report.
 
-`python -m twins_nas.ablate experiments/pe.yaml`.
+`python -m twins_nas.ablate experiments/pe.yaml`. Where the recipe has `explore`, Optuna chooses the
+networks, and the answer is a front: `python -m twins_nas.ablate experiments/explore_svt.yaml`.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from twins_nas.ablation.exploring import ExplorePlan, is_exploration, plan_exploration
 from twins_nas.ablation.results import AblationFolder
 from twins_nas.ablation.variants import Images, Variant, expand
 from twins_nas.ablation_recipe import AblationRecipe
 from twins_nas.config import find, validated
+from twins_nas.cost import cost
 from twins_nas.errors import ConfigError, UserError, exit_with
 from twins_nas.files import write_text
 from twins_nas.recipes import IMAGES, absolute_data
 from twins_nas.runs import Settings
+from twins_nas.tuning.spec import named_members
 from twins_nas.yaml_nodes import Document, read, write
 
 UNREAD = (3, 10)
@@ -40,7 +44,7 @@ class Work:
     """A plan with its folder."""
 
     folder: AblationFolder
-    plan: Plan
+    plan: Plan | ExplorePlan
     settings: Settings
 
 
@@ -52,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
         "recipe",
         nargs="?",
         metavar="YAML",
-        help="a recipe: a file, or the name of a shipped one (pe, mixers, families, smoke)",
+        help="a recipe: a file, or the name of a shipped one (pe, families, explore_svt, smoke)",
     )
     add("--resume", metavar="RUN", help="go on with a run, by its name or folder")
     add("--retry-failed", action="store_true", help="with --resume: do failed runs again")
@@ -68,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
     add("--data-root", metavar="DIR", help="where the files of --data lie")
     add("--download", action="store_true", help="allow --data to be downloaded into --data-root")
     add("--seeds", type=int, metavar="N", help="another number of seeds")
+    add("--trials", type=int, metavar="N", help="another number of trials, of an exploration")
     add("--epochs", type=int, metavar="N", help="epochs of each training")
     add("--parallel", type=int, metavar="N", help="runs at once (default: what the machine holds)")
     add("--local", action="store_true", help="run in this process, without Ray")
@@ -81,6 +86,7 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
     """What the command line changes in the recipe, by dotted key."""
     given = {
         "seeds": args.seeds,
+        "explore.trials": args.trials,
         "training.epochs": args.epochs,
         "data.name": absolute_data(args.data),
     }
@@ -104,7 +110,21 @@ def load_plan(path: str | Path, changes: dict[str, Any] | None = None) -> Plan:
     return Plan(document, recipe, variants)
 
 
-def begin(args: argparse.Namespace, plan: Plan, path: Path) -> Work:
+def planned(path: str | Path, changes: dict[str, Any] | None = None) -> Plan | ExplorePlan:
+    """A recipe of either kind, all of it checked.
+
+    Raises:
+        UserError: all faults.
+    """
+    document = read(path)
+    if is_exploration(document):
+        return plan_exploration(document.changed(changes or {}))
+    if "explore.trials" in (changes or {}):
+        raise UserError(f"--trials is of explorations; {path} has no `explore`.")
+    return load_plan(path, changes)
+
+
+def begin(args: argparse.Namespace, plan: Plan | ExplorePlan, path: Path) -> Work:
     """A new run's folder, with what it was asked for.
 
     Raises:
@@ -134,7 +154,7 @@ def resumed(args: argparse.Namespace) -> Work:
             " with it."
         )
     folder = AblationFolder.locate(args.out, args.resume)
-    plan, settings = load_plan(folder.recipe_file), folder.read_settings()
+    plan, settings = planned(folder.recipe_file), folder.read_settings()
     if args.write_result:
         _check_own(plan, settings)
     local, parallel = args.local or settings.local, args.parallel or settings.parallel
@@ -152,20 +172,17 @@ def main() -> int:
         work = resumed(args)
     else:
         path = find("experiments", args.recipe)
-        plan = load_plan(path, overrides(args))
+        plan = planned(path, overrides(args))
         if args.check:
-            _list(plan)
+            _list_exploration(plan) if isinstance(plan, ExplorePlan) else _list(plan)
             return 0
         work = begin(args, plan, path)
-    from twins_nas.experiment import Experiment
-
-    plan, folder = work.plan, work.folder
-    about = (folder, plan.document, plan.recipe, work.settings)
+    folder = work.folder
     resume = f"python -m twins_nas.ablate --resume {folder.path.name}" + (
         "" if args.out == Path("runs") else f" --out {args.out}"
     )
     try:
-        Experiment(*about, args.retry_failed, args.write_result).run()
+        _run(work, args.retry_failed, args.write_result)
     except UserError as error:
         raise UserError(f"{error}\nWhat is finished is kept; go on with: {resume}") from error
     except KeyboardInterrupt:
@@ -173,10 +190,33 @@ def main() -> int:
     return 0
 
 
-def _check_own(plan: Plan, settings: Settings) -> None:
+def _run(work: Work, retry_failed: bool, into_recipe: bool) -> None:
+    """Does all of the work; what is slow to import is imported here."""
+    plan, folder = work.plan, work.folder
+    if isinstance(plan, ExplorePlan):
+        if retry_failed:
+            raise UserError(
+                "--retry-failed: later trials of an exploration were chosen knowing that earlier"
+                " ones had failed, so these stay as they are."
+            )
+        from twins_nas.exploration import Exploration
+
+        Exploration(folder, plan, work.settings, into_recipe).run()
+        return
+    from twins_nas.experiment import Experiment
+
+    about = (folder, plan.document, plan.recipe, work.settings)
+    Experiment(*about, retry_failed, into_recipe).run()
+
+
+def _check_own(plan: Plan | ExplorePlan, settings: Settings) -> None:
     """Lets no result into a recipe that it is not of."""
     file = settings.recipe
-    if file is None or not Path(file).is_file() or read(file).value != plan.document.value:
+    if (
+        file is None
+        or not Path(file).is_file()
+        or planned(file).document.value != plan.document.value
+    ):
         raise UserError(
             f"--write-result: what runs is not what {file} says (it was changed, or the command"
             " line changes it), so its comment cannot hold the result."
@@ -193,6 +233,23 @@ def _list(plan: Plan) -> None:
         print(f"{mark} {variant.label}: {variant.macs:,} MACs, {variant.params:,} params")
         print(f"    {variant.arch}")
     print(f"{len(plan.variants)} variants x {many} seeds; * is what the others are compared with")
+
+
+def _list_exploration(plan: ExplorePlan) -> None:
+    """What would be explored."""
+    recipe, space, wanted = plan.recipe, plan.space, plan.recipe.explore
+    print(recipe.question)
+    for choice in space.choices:
+        print(f"  {choice.name}: {', '.join(map(str, choice.values))}")
+    for name, arch in named_members(space):
+        found = cost(arch, space.input_size, *IMAGES.get(recipe.data.name, UNREAD))
+        print(f"{name}: {found.macs:,} MACs, {found.params:,} params")
+        print(f"    {arch}")
+    print(
+        f"{wanted.trials} trials by {wanted.sampler} of {space.size():.3g} networks, for"
+        f" {', '.join(wanted.objectives)}; {recipe.training.epochs} epochs each;"
+        f" {len(recipe.seeds.numbers)} seeds for the front"
+    )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ Rescaled = Literal["embed_dim", "mlp_ratio", "depth"]
 Text = Annotated[str, StringConstraints(strip_whitespace=True)]
 
 
-def _seeds(value: Any) -> Any:
+def seeds_of(value: Any) -> Any:
     """Any of the forms in which seeds are written, as the keys of `SeedsRecipe`."""
     legal = "a number, a list, auto, or {first: N, most: N}"
     if isinstance(value, SeedsRecipe):
@@ -117,30 +117,15 @@ class AshaRecipe(Model):
     )
 
 
-class AblationRecipe(Model):
-    """One question, answered by trained networks; a file of `experiments/`."""
+class RunsRecipe(Model):
+    """A question that is answered by networks, each trained alone, and how they are trained."""
 
     question: Annotated[Text, StringConstraints(min_length=1)] = Field(
         description="what is asked, in a sentence"
     )
     paper: Text = Field(default="", description="what the papers found, beside what we find")
-    base: Any = Field(
-        default=None,
-        description="what every variant changes: a network by name or written out as in a space,"
-        " or a list of names",
-    )
     input_size: Annotated[int, whole(1, 1024)] = Field(default=32, description="pixels a side")
-    vary: dict[str, list[Any]] = Field(
-        default={}, description="dimensions and training options with their values; all combined"
-    )
-    variants: dict[str, Any] = Field(
-        default={}, description="variants by name: what each changes in the base"
-    )
-    compare: CompareRecipe
-    match: MatchRecipe | None = Field(
-        default=None, validate_default=False, description="what is held equal"
-    )
-    seeds: Annotated[SeedsRecipe, BeforeValidator(_seeds)] = Field(
+    seeds: Annotated[SeedsRecipe, BeforeValidator(seeds_of)] = Field(
         default=SeedsRecipe(numbers=tuple(range(5)), first=5),
         description="how many, which, or auto: as many as a verdict needs",
     )
@@ -151,6 +136,26 @@ class AblationRecipe(Model):
     resources: ResourcesRecipe = Field(default=ResourcesRecipe(), description="what one run takes")
     asha: AshaRecipe | None = Field(
         default=None, validate_default=False, description="early stopping; absent: none"
+    )
+
+
+class AblationRecipe(RunsRecipe):
+    """One question, answered by a comparison of variants; a file of `experiments/`."""
+
+    base: Any = Field(
+        default=None,
+        description="what every variant changes: a network by name or written out as in a space,"
+        " or a list of names",
+    )
+    vary: dict[str, list[Any]] = Field(
+        default={}, description="dimensions and training options with their values; all combined"
+    )
+    variants: dict[str, Any] = Field(
+        default={}, description="variants by name: what each changes in the base"
+    )
+    compare: CompareRecipe
+    match: MatchRecipe | None = Field(
+        default=None, validate_default=False, description="what is held equal"
     )
 
     @model_validator(mode="after")

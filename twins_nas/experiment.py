@@ -9,22 +9,17 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-import torch
-
 from twins_nas.ablation.analysis import Findings, findings, look_at, plan_of
-from twins_nas.ablation.engine import Engine, workers
-from twins_nas.ablation.header import with_result
+from twins_nas.ablation.engine import Engine, place_of, spent, workers
+from twins_nas.ablation.header import write_result
 from twins_nas.ablation.results import AblationFolder, Run, RunResult, TestResult
 from twins_nas.ablation.variants import Images, Variant, expand
 from twins_nas.ablation.work import Place
 from twins_nas.ablation_recipe import AblationRecipe
 from twins_nas.data import ImageData
-from twins_nas.errors import UserError
-from twins_nas.files import told, write_bytes, write_text
-from twins_nas.progress import duration
+from twins_nas.files import write_bytes, write_text
 from twins_nas.provenance import command, git_commit, machine
 from twins_nas.report.ablation_page import page
 from twins_nas.report.ablation_plots import as_png, as_svg, figures
@@ -33,12 +28,10 @@ from twins_nas.report.rows import About, arch_params
 from twins_nas.runs import Settings
 from twins_nas.tracking import Run as Tracked
 from twins_nas.tracking import Tracker
-from twins_nas.training.device import device_of
 from twins_nas.tuning.ray_cluster import Resources, cluster
 from twins_nas.yaml_nodes import Document
 
 EXPERIMENT = "ablation"
-GIGA = 1e9
 
 
 @dataclass
@@ -82,14 +75,7 @@ class Experiment:
     @cached_property
     def place(self) -> Place:
         """Where the runs are done."""
-        share, local = self.recipe.resources.gpu, self.settings.local
-        wanted = self.settings.device or ("cuda" if share and torch.cuda.is_available() else "cpu")
-        device = device_of(wanted)
-        if device.type == "cuda" and not share and not local:
-            raise UserError(f"--device {wanted} needs a share of it: resources.gpu is 0.")
-        # Workers may run in another folder, and see the GPU that is theirs as the first.
-        folder = AblationFolder(self.folder.path.absolute())
-        return Place(folder, self.recipe, self.settings, str(device) if local else device.type)
+        return place_of(self.folder, self.recipe, self.settings)
 
     @cached_property
     def data(self) -> ImageData:
@@ -190,6 +176,7 @@ class Experiment:
         """The table on the console, the files in the folder and in MLflow."""
         folder, recipe = self.folder.path, self.recipe
         results = [result for row in found.rows for result in row.results]
+        at_once = engine.workers.evaluators if engine.workers else 1
         seeds = tuple(sorted({result.seed for result in results}))
         about = About(
             title=recipe.question,
@@ -200,7 +187,7 @@ class Experiment:
             commit=git_commit(),
             machine=machine(),
             date=datetime.now().astimezone(),
-            notes=(self.cost(results, engine),),
+            notes=(spent(self.place, results, at_once),),
         )
         drawn = figures(found)
         for name, figure in drawn.items():
@@ -219,27 +206,5 @@ class Experiment:
             print(note)
         print(f"\n{found.answer}")
         if self.into_recipe:
-            path = self.write_result(found, about.notes[0])
+            path = write_result(self.settings.recipe, about.notes[0], found.answer)
             print(f"\nCost and result are written into {path}.")
-
-    def cost(self, results: Sequence[RunResult], engine: Engine) -> str:
-        """What it took, in a sentence."""
-        runs = len(results)
-        at_once = engine.workers.evaluators if engine.workers else 1
-        peak = max((result.peak_bytes for result in results), default=0)
-        seconds = sum(result.seconds for result in results)
-        return (
-            f"{duration(self.folder.seconds())} of wall time for {runs} runs, {at_once} at once"
-            f" ({duration(seconds)} of training steps; {peak / GIGA:.1f} GB at most a process),"
-            f" {machine()}, device {self.place.device}"
-        )
-
-    def write_result(self, found: Findings, cost: str) -> Path:
-        """Puts cost and result into the opening comment of the recipe's own file."""
-        assert self.settings.recipe is not None
-        path = Path(self.settings.recipe)
-        with told(path):
-            text = path.read_text(encoding="utf-8")
-        today = datetime.now().astimezone().date().isoformat()
-        write_text(path, with_result(text, f"{cost}, {today}.", found.answer))
-        return path

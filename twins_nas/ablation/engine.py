@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import torch
 
-from twins_nas.ablation.results import Run, RunResult, TestResult
+from twins_nas.ablation.results import AblationFolder, Run, RunResult, TestResult
 from twins_nas.ablation.variants import Variant
 from twins_nas.ablation.work import Place, Testing, Training
-from twins_nas.progress import phase
+from twins_nas.ablation_recipe import RunsRecipe
+from twins_nas.errors import UserError
+from twins_nas.progress import duration, phase
+from twins_nas.provenance import machine
+from twins_nas.runs import Settings
+from twins_nas.training.device import device_of
 from twins_nas.tuning.jobs import Told, Work, run_jobs_local
 from twins_nas.tuning.ray_cluster import RETRIES, Resources
 from twins_nas.tuning.ray_jobs import run_jobs_ray
 
+GIGA = 1e9
 DIED = f"its process died {RETRIES + 1} times, perhaps for want of memory"
 
 
@@ -40,24 +44,11 @@ class Engine:
     def runs(self, labels: Sequence[str], seeds: Sequence[int]) -> list[Run]:
         """The runs of some variants on some seeds, all of a seed before those of the next."""
         return [
-            Run(number, variant, seed, self.identity(variant, seed))
+            Run(number, variant, seed, self.place.identity(variant, seed))
             for seed in seeds
             for number, variant in enumerate(self.variants)
             if variant.label in labels
         ]
-
-    def identity(self, variant: Variant, seed: int) -> str:
-        """What a result must agree on: network, training, images, seed."""
-        recipe = self.place.recipe
-        parts = [
-            asdict(variant.arch),
-            variant.training.model_dump(exclude={"checkpoint_seconds"}),
-            recipe.data.model_dump(),
-            recipe.input_size,
-            recipe.asha.model_dump() if recipe.asha else None,
-            seed,
-        ]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def train(self, runs: Sequence[Run]) -> list[RunResult]:
         """The results of the runs; those that have none yet are done, or gone on with."""
@@ -148,6 +139,33 @@ class Engine:
         retries = tuple(self.place.folder.retries(run))
         self.place.folder.write_result(run, RunResult(*about, "failed", DIED, retries))
         self._tell_known(run)
+
+
+def place_of(folder: AblationFolder, recipe: RunsRecipe, settings: Settings) -> Place:
+    """Where runs are done: on the device that was asked for, or on what there is.
+
+    Raises:
+        UserError: there is no such device, or the recipe gives a run no part of it.
+    """
+    share, local = recipe.resources.gpu, settings.local
+    wanted = settings.device or ("cuda" if share and torch.cuda.is_available() else "cpu")
+    device = device_of(wanted)
+    if device.type == "cuda" and not share and not local:
+        raise UserError(f"--device {wanted} needs a share of it: resources.gpu is 0.")
+    # Workers may run in another folder, and see the GPU that is theirs as the first.
+    whole = AblationFolder(folder.path.absolute())
+    return Place(whole, recipe, settings, str(device) if local else device.type)
+
+
+def spent(place: Place, results: Sequence[RunResult], at_once: int) -> str:
+    """What runs took, in a sentence."""
+    peak = max((result.peak_bytes for result in results), default=0)
+    seconds = sum(result.seconds for result in results)
+    return (
+        f"{duration(place.folder.seconds())} of wall time for {len(results)} runs, {at_once} at"
+        f" once ({duration(seconds)} of training steps; {peak / GIGA:.1f} GB at most a process),"
+        f" {machine()}, device {place.device}"
+    )
 
 
 def workers(cpu: int, gpu: float, device: str, at_once: int | None) -> Resources:

@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 import textwrap
+from datetime import datetime
+from pathlib import Path
+
+from twins_nas.files import told, write_text
 
 WIDTH = 100
 COST, RESULT = "Measured cost", "Result"
+
+
+def write_result(recipe: str | None, cost: str, result: str) -> Path:
+    """Puts cost and result into the opening comment of a recipe's own file.
+
+    Raises:
+        UserError: the file cannot be read or written.
+    """
+    assert recipe is not None
+    path = Path(recipe)
+    with told(path):
+        text = path.read_text(encoding="utf-8")
+    today = datetime.now().astimezone().date().isoformat()
+    write_text(path, with_result(text, f"{cost}, {today}.", result))
+    return path
 
 
 def with_result(text: str, cost: str, result: str) -> str:

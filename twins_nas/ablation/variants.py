@@ -65,7 +65,7 @@ class _Change:
 
 
 @dataclass(frozen=True)
-class _Part(Document):
+class Part(Document):
     """A document that was made of parts of another one, whose lines and keys its faults have."""
 
     origin: Mapping[Place, Place] | None = None
@@ -238,7 +238,7 @@ def _variant(
             faults.append(_unknown(document, place, word, KEYS))
     if any(stages):
         keys[STAGES] = stages
-    part = _Part(document.file, keys, document.lines, origin=origin, recipe=document)
+    part = Part(document.file, keys, document.lines, origin=origin, recipe=document)
     _, (arch, _), trained = collect(
         lambda: _tell(faults),
         lambda: to_arch(part, validated(part, Space)),
@@ -279,7 +279,7 @@ def _training(
     }
     origin: dict[Place, Place] = {(): (TRAINING,)}
     origin |= {path[1:]: place for path, (_, place) in changes.items()}
-    part = _Part(document.file, values, document.lines, origin=origin, recipe=document)
+    part = Part(document.file, values, document.lines, origin=origin, recipe=document)
     return validated(part, TrainingRecipe)
 
 

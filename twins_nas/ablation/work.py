@@ -8,19 +8,22 @@ draws for the blocks that there are, so it is paired between networks of equal d
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import resource
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
 from twins_nas.ablation.asha import Rungs
 from twins_nas.ablation.results import AblationFolder, Run, RunResult, Status, TestResult
-from twins_nas.ablation_recipe import AblationRecipe
+from twins_nas.ablation.variants import Variant
+from twins_nas.ablation_recipe import RunsRecipe
 from twins_nas.data import ImageData, load
 from twins_nas.errors import UserError
 from twins_nas.evaluate import evaluate
@@ -41,12 +44,25 @@ class _StoppedError(Exception):
 
 @dataclass(frozen=True)
 class Place:
-    """Where the runs of an ablation are done, and with what."""
+    """Where runs are done, and with what."""
 
     folder: AblationFolder
-    recipe: AblationRecipe
+    recipe: RunsRecipe
     settings: Settings
     device: str
+
+    def identity(self, variant: Variant, seed: int) -> str:
+        """What a result must agree on: network, training, images, seed."""
+        recipe = self.recipe
+        parts = [
+            asdict(variant.arch),
+            variant.training.model_dump(exclude={"checkpoint_seconds"}),
+            recipe.data.model_dump(),
+            recipe.input_size,
+            recipe.asha.model_dump() if recipe.asha else None,
+            seed,
+        ]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def data(self, seed: int) -> ImageData:
         """The images, parted by the seed; all variants of a seed have the same parts."""

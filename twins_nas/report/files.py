@@ -66,12 +66,12 @@ def write_front_csv(path: Path, rows: Sequence[FrontRow], key: Words) -> None:
                 "arch": str(row.arch),
                 "macs": row.macs,
                 "params": row.params,
-                "val_top1": _two(row.val_top1),
-                "test_top1": _two(row.test_top1),
-                "val_low": _two(row.val_interval[0]),
-                "val_high": _two(row.val_interval[1]),
-                "test_low": _two(test[0]),
-                "test_high": _two(test[1]),
+                "val_top1": two(row.val_top1),
+                "test_top1": two(row.test_top1),
+                "val_low": two(row.val_interval[0]),
+                "val_high": two(row.val_interval[1]),
+                "test_low": two(test[0]),
+                "test_high": two(test[1]),
                 "n_val": row.n_val,
                 "n_test": row.n_test if row.test_top1 is not None else "",
                 "on_test_front": "" if row.test_top1 is None else _word(row.on_test_front),
@@ -81,7 +81,7 @@ def write_front_csv(path: Path, rows: Sequence[FrontRow], key: Words) -> None:
                 "key": key(row.arch),
             }
         )
-    _write_csv(path, FRONT_COLUMNS, lines)
+    write_csv(path, FRONT_COLUMNS, lines)
 
 
 def write_scored_csv(path: Path, scored: Iterable[Scored], key: Words) -> None:
@@ -102,9 +102,9 @@ def write_scored_csv(path: Path, scored: Iterable[Scored], key: Words) -> None:
                 "arch": str(row.arch),
                 "macs": row.macs,
                 "params": row.params,
-                "val_top1": _two(row.top1 if known else None),
-                "val_low": _two(low),
-                "val_high": _two(high),
+                "val_top1": two(row.top1 if known else None),
+                "val_low": two(low),
+                "val_high": two(high),
                 "loss": f"{row.loss:.6g}" if math.isfinite(row.loss) else "",
                 "n_val": row.n,
                 "seconds": f"{row.seconds:.3f}",
@@ -113,7 +113,7 @@ def write_scored_csv(path: Path, scored: Iterable[Scored], key: Words) -> None:
                 "key": key(row.arch),
             }
         )
-    _write_csv(path, SCORED_COLUMNS, lines)
+    write_csv(path, SCORED_COLUMNS, lines)
 
 
 def write_archs(folder: Path, rows: Sequence[FrontRow], dump_arch: Words) -> list[Path]:
@@ -138,7 +138,12 @@ def arch_files(rows: Sequence[FrontRow]) -> list[str]:
     ]
 
 
-def _write_csv(path: Path, columns: Sequence[str], lines: Iterable[dict[str, object]]) -> None:
+def write_csv(path: Path, columns: Sequence[str], lines: Iterable[dict[str, object]]) -> None:
+    """Writes a table of lines with their columns, whole or not at all.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
@@ -146,7 +151,8 @@ def _write_csv(path: Path, columns: Sequence[str], lines: Iterable[dict[str, obj
     write_text(path, text.getvalue())
 
 
-def _two(value: float | None) -> str:
+def two(value: float | None) -> str:
+    """Two decimals; nothing for what is not known."""
     return "" if value is None else f"{value:.2f}"
 
 

@@ -54,13 +54,14 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from twins_nas.space import Choice, Encoding, SearchSpace
-from twins_nas.tuning.records import Attributes, StudyRecord, TrialRecord
+from twins_nas.tuning.records import Attributes, State, StudyRecord, TrialRecord
 from twins_nas.tuning.spec import OBJECTIVES, StudySpec, within
 
 TRIES = {"nsga2": 16, "random": 256, "tpe": 4}
-STATES = {
+STATES: dict[State, TrialState] = {
     "running": TrialState.RUNNING,
     "complete": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
     "fail": TrialState.FAIL,
 }
 
@@ -92,7 +93,7 @@ class Proposals:
         self._spec, self._seed, self._excess, self._anchor = spec, seed, excess, anchor
         self._choices = {choice.name: choice for choice in space.choices}
         self._distributions = {
-            name: _distribution(choice) for name, choice in sorted(self._choices.items())
+            name: distribution_of(choice) for name, choice in sorted(self._choices.items())
         }
         self.distributions = {
             name: distribution_to_json(item) for name, item in self._distributions.items()
@@ -122,7 +123,7 @@ class Proposals:
             trial.set_constraint("budget", self._excess(encoding))
         identity = self._trial_id(number)
         for name, item in self._distributions.items():
-            value = _to_optuna(self._choices[name], encoding[name])
+            value = to_optuna(self._choices[name], encoding[name])
             internal = item.to_internal_repr(value)
             self._storage.set_trial_param(identity, name, internal, item)
         kept = self._storage.get_study_system_attrs(self._id)
@@ -130,10 +131,9 @@ class Proposals:
         self._kept |= fresh.keys()
         return Proposal(encoding, self._storage.get_trial(identity).system_attrs, fresh)
 
-    def tell(self, number: int, values: list[float] | None) -> None:
-        """Ends a trial with its values, or as failed without them."""
-        state = TrialState.FAIL if values is None else TrialState.COMPLETE
-        self._storage.set_trial_state_values(self._trial_id(number), state, values)
+    def tell(self, number: int, state: State, values: list[float] | None) -> None:
+        """Ends a trial, a complete one with its values."""
+        self._storage.set_trial_state_values(self._trial_id(number), STATES[state], values)
 
     def _draw(self, number: int, sampler: BaseSampler, rng: random.Random) -> Encoding:
         """What the sampler proposes; what it leaves open (first ones, mutations) is uniform."""
@@ -228,14 +228,15 @@ class Nsga2(NSGAIISampler):
         return self._parents[generation]
 
 
-def _distribution(choice: Choice) -> BaseDistribution:
+def distribution_of(choice: Choice) -> BaseDistribution:
     """Ordered values by their index, the others as they are."""
     if choice.ordered:
         return IntDistribution(0, len(choice.values) - 1)
     return CategoricalDistribution(choice.values)
 
 
-def _to_optuna(choice: Choice, value: object) -> object:
+def to_optuna(choice: Choice, value: object) -> object:
+    """A value as a parameter of `distribution_of` its choice."""
     return choice.values.index(value) if choice.ordered else value
 
 

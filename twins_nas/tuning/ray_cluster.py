@@ -39,12 +39,17 @@ FAULT = "fault"
 
 @dataclass(frozen=True)
 class Resources:
-    """How many workers there are, the share of a GPU and the cores of each, what they share."""
+    """How many workers there are, the share of a GPU and the cores of each, what they share.
+
+    `ahead` evaluations are given to each at once: a second one hides the way to it, but is not to
+    wait behind one that takes long.
+    """
 
     evaluators: int = 2
     gpus: float = 0.0
     payload_bytes: int = 0
     cpus: int = 1
+    ahead: int = 2
 
     @property
     def bundle(self) -> dict[str, float]:

@@ -23,7 +23,6 @@ from twins_nas.tuning.results import Score, Scored
 from twins_nas.tuning.runner import Done, Factory, outcome_of, run_search
 from twins_nas.tuning.study import Search, SearchStudy
 
-AHEAD = 2
 REPORT_SECONDS = 0.5
 
 
@@ -126,7 +125,7 @@ def _search(config: dict[str, Any], job: _Job, factory: list[Any]) -> None:
 
 
 class RayPool:
-    """Evaluators in processes of their own, each with an evaluation queued behind the one it does.
+    """Evaluators in processes of their own, each with `ahead` evaluations at once in its hands.
 
     A process that dies is started again; what it did is given as `died`, what was queued behind it
     is done by another.
@@ -138,7 +137,7 @@ class RayPool:
     def __init__(self, factory: Any, resources: Resources) -> None:
         import ray
 
-        self.size = resources.evaluators
+        self.size, self._ahead = resources.evaluators, resources.ahead
         bundle = resources.bundle
         made: Any = ray.remote(_Evaluator).options(
             num_cpus=bundle["CPU"], num_gpus=bundle.get("GPU", 0), max_restarts=-1
@@ -175,6 +174,11 @@ class RayPool:
                     return Done(ticket, "its process died", died=True)
                 self._queue.appendleft((ticket, arch))
                 self._deal()
+            except ray.exceptions.RayTaskError as error:
+                # Ray makes one long text of what an evaluator raises.
+                if isinstance(error.cause, UserError):
+                    raise UserError(str(error.cause)) from None
+                raise
             else:
                 self._deal()
                 return Done(ticket, outcome)
@@ -189,7 +193,7 @@ class RayPool:
     def _deal(self) -> None:
         while self._queue:
             index = min(range(self.size), key=lambda index: len(self._given[index]))
-            if len(self._given[index]) >= AHEAD:
+            if len(self._given[index]) >= self._ahead:
                 return
             ticket, arch = self._queue.popleft()
             reference = self._actors[index].score.remote(arch)

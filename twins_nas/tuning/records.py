@@ -18,9 +18,10 @@ from twins_nas.tuning.spec import OBJECTIVES
 STUDY, HEADER = "search", "search"
 DIRECTIONS = {"minimize": 1, "maximize": 2}
 CREATE_STUDY, STUDY_USER, STUDY_SYSTEM, CREATE_TRIAL, END_TRIAL, TRIAL_USER = 0, 2, 3, 4, 6, 8
-COMPLETE, FAIL = 1, 3
+STATES: dict[State, int] = {"running": 0, "complete": 1, "pruned": 2, "fail": 3}
 
 Attributes = dict[str, Any]
+State = Literal["running", "complete", "pruned", "fail"]
 
 
 @dataclass
@@ -30,7 +31,7 @@ class TrialRecord:
     params: dict[str, int]
     user_attrs: Attributes
     system_attrs: Attributes
-    state: Literal["running", "complete", "fail"] = "running"
+    state: State = "running"
     values: list[float] | None = None
 
 
@@ -75,10 +76,10 @@ def describe(number: int, attributes: Mapping[str, Any]) -> list[Log]:
     ]
 
 
-def end(number: int, values: list[float] | None) -> list[Log]:
-    """The line that ends a trial; without values it failed."""
-    state = FAIL if values is None else COMPLETE
-    return [_line(END_TRIAL, trial_id=number, state=state, values=values, datetime_complete=_now())]
+def end(number: int, state: State, values: list[float] | None) -> list[Log]:
+    """The line that ends a trial; a complete one has values."""
+    about = {"state": STATES[state], "values": values, "datetime_complete": _now()}
+    return [_line(END_TRIAL, trial_id=number, **about)]
 
 
 def replay(logs: Iterable[Log]) -> StudyRecord:
@@ -101,7 +102,7 @@ def replay(logs: Iterable[Log]) -> StudyRecord:
             study.trials[log["trial_id"]].user_attrs |= log["user_attr"]
         elif code == END_TRIAL:
             trial = study.trials[log["trial_id"]]
-            trial.state = "complete" if log["state"] == COMPLETE else "fail"
+            trial.state = next(word for word, code in STATES.items() if code == log["state"])
             trial.values = log["values"]
         elif code != CREATE_STUDY:
             raise ValueError(f"operation {code} is not of a search")

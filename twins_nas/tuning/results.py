@@ -18,6 +18,12 @@ class Score(NamedTuple):
     seconds: float
 
 
+class Stopped(str):
+    """Why an evaluation was stopped early: it has no score, and is no failure."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True)
 class Scored:
     """A scored architecture, `number` counting the trials of its search seed from 0.
@@ -57,9 +63,13 @@ class Scored:
 
 @dataclass(frozen=True)
 class Failed:
-    """An architecture without a score, and why."""
+    """An architecture without a score, and why; `stopped` early, or failed."""
 
     number: int
     seed: int
     arch: ArchConfig
     reason: str
+    name: str = ""
+    macs: int = 0
+    params: int = 0
+    stopped: bool = False

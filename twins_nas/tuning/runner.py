@@ -11,13 +11,14 @@ from typing import NamedTuple, Protocol
 
 from twins_nas.arch import ArchConfig
 from twins_nas.errors import UserError
-from twins_nas.tuning.results import Score, Scored
+from twins_nas.tuning.results import Score, Scored, Stopped
 from twins_nas.tuning.study import Search, SearchStudy
 
 DEATHS = 2
 PATIENCE = 10
 
-Evaluator = Callable[[ArchConfig], Score]
+Evaluator = Callable[[ArchConfig], Score | str]
+"""Gives the score of an architecture or, in a line, why there is none."""
 Factory = Callable[[], Evaluator]
 
 
@@ -70,9 +71,15 @@ class LocalPool:
 
 
 def outcome_of(evaluator: Evaluator, arch: ArchConfig) -> Score | str:
-    """The score of an architecture, or the exception in a line."""
+    """The score of an architecture, or the exception in a line.
+
+    Raises:
+        UserError: what ends the search, such as a full disk.
+    """
     try:
         return evaluator(arch)
+    except UserError:
+        raise
     except Exception as error:
         return f"{type(error).__name__}: {error}"
 
@@ -110,7 +117,7 @@ def run_search(
         if study.finished or should_stop():
             return
         done = pool.next_done()
-        failed = isinstance(done.outcome, str)
+        failed = isinstance(done.outcome, str) and not isinstance(done.outcome, Stopped)
         in_a_row = in_a_row + 1 if failed else 0
         if in_a_row >= PATIENCE:
             raise UserError(

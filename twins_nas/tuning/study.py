@@ -1,9 +1,9 @@
 """One search on its journal: what to score next, and what was scored.
 
 A trial's life: it is proposed (a line in the journal, with its parameters and costs), scored (its
-figures join it, on the disk for good), and told (complete or failed). Trials are told in the order
-of their numbers, and each is proposed when exactly those a `window` back are told, by a sampler
-that is seeded anew from (seed, number). Therefore
+figures join it, on the disk for good), and told (complete, failed, or stopped early: pruned).
+Trials are told in the order of their numbers, and each is proposed when exactly those a `window`
+back are told, by a sampler that is seeded anew from (seed, number). Therefore
 
 - the same seed gives the same search with any number of evaluators, whatever the timing;
 - a search that was killed goes on as if it had not been: a trial that was under way is scored again
@@ -22,8 +22,8 @@ from twins_nas.layer_cost import Cost
 from twins_nas.space import Encoding, SearchSpace
 from twins_nas.tuning import records
 from twins_nas.tuning.journal import Journal, Log
-from twins_nas.tuning.records import StudyRecord, TrialRecord
-from twins_nas.tuning.results import Failed, Score, Scored
+from twins_nas.tuning.records import State, StudyRecord, TrialRecord
+from twins_nas.tuning.results import Failed, Score, Scored, Stopped
 from twins_nas.tuning.spec import Budget, CostOf, StudySpec, check_budget, named_members
 
 if TYPE_CHECKING:
@@ -184,9 +184,11 @@ class SearchStudy:
         if trial.state == "complete" and score:
             self._known[asked.key] = score
             self.scored.append(self._row(asked, score, trial.user_attrs["cached"]))
-        elif trial.state == "fail":
-            self.failed.append(self._failure(asked, trial.user_attrs["reason"]))
-            self._known.setdefault(asked.key, trial.user_attrs["reason"])
+        elif trial.state in ("fail", "pruned"):
+            reason = trial.user_attrs["reason"]
+            reason = Stopped(reason) if trial.state == "pruned" else reason
+            self.failed.append(self._failure(asked, reason))
+            self._known.setdefault(asked.key, reason)
         else:
             if score:
                 self._outcomes[number] = score
@@ -238,8 +240,10 @@ class SearchStudy:
     def _tell(self, asked: Asked, outcome: Score | str, told: list[Scored | Failed]) -> list[Log]:
         del self._open[asked.number]
         cached = self._outcomes.pop(asked.number, None) is None
+        state: State = "complete"
         values = None
         if isinstance(outcome, str):
+            state = "pruned" if isinstance(outcome, Stopped) else "fail"
             self._known.setdefault(asked.key, outcome)
             self.failed.append(self._failure(asked, outcome))
             told.append(self.failed[-1])
@@ -251,9 +255,9 @@ class SearchStudy:
             told.append(row)
             values = [float(getattr(row, word)) for word in self.search.spec.objectives]
             attributes = {**(outcome._asdict() if cached else {}), "cached": cached}
-        (self._proposals or self._begin()).tell(asked.number, values)
+        (self._proposals or self._begin()).tell(asked.number, state, values)
         number = asked.number
-        return [*records.describe(number, attributes), *records.end(number, values)]
+        return [*records.describe(number, attributes), *records.end(number, state, values)]
 
     def _recorded(self, number: int, trial: TrialRecord) -> Asked:
         space, about = self.search.space, trial.user_attrs
@@ -268,7 +272,9 @@ class SearchStudy:
         return Scored(*about, *score, cached=cached, feasible=feasible)
 
     def _failure(self, asked: Asked, reason: str) -> Failed:
-        return Failed(asked.number, self.seed, asked.arch, reason)
+        number, name, arch, _, macs, params = asked
+        stopped = isinstance(reason, Stopped)
+        return Failed(number, self.seed, arch, reason, name, macs, params, stopped)
 
 
 def journal_path(folder: Path, seed: int) -> Path:
