@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -75,10 +75,10 @@ class Engine:
                     folder.write_seconds(before + time.monotonic() - began)
                 line.advance(forward, note=f"{finished} of {len(runs)} runs done")
 
-            died = self._do(left, Training(self.place, by_name), on_told)
+            died = self._lost(self._do(left, Training(self.place, by_name), on_told), by_name)
             again = [name for name in died if self._halve(by_name[name])]
             died = [name for name in died if name not in again]
-            died += self._do(again, Training(self.place, by_name), on_told)
+            died += self._lost(self._do(again, Training(self.place, by_name), on_told), by_name)
             for name in died:
                 self._give_up(by_name[name])
         folder.write_seconds(before + time.monotonic() - began)
@@ -115,6 +115,12 @@ class Engine:
             run_jobs_local(names, work, on_told)
             return []
         return run_jobs_ray(names, work, self.workers, on_told)
+
+    def _lost(self, names: Sequence[str], runs: Mapping[str, Run]) -> list[str]:
+        """Those that left no result: a process may die after it, before it tells of it."""
+        for name in names:
+            self._tell_known(runs[name])
+        return [name for name in names if self.place.folder.result(runs[name]) is None]
 
     def _steps(self, run: Run) -> int:
         training = run.variant.training

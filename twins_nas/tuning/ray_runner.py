@@ -69,6 +69,10 @@ def run_ray(
 
         with cluster(resources) as temporary:
             _fit(_Job(folder.absolute(), search, resources), left, factory, take, temporary)
+        # The journals count: where a process dies, a report of its rows may die with it.
+        for look in (SearchStudy.look(folder, search, seed) for seed in left):
+            for row in look.scored if look is not None else ():
+                take(row)
     order = {seed: index for index, seed in enumerate(seeds)}
     return sorted(rows.values(), key=lambda row: (order[row.seed], row.number))
 
