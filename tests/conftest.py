@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 from twins_nas.data import load
 
 torch.set_num_threads(1)  # other tests and their child processes share the cores
+settings.register_profile("no deadline", deadline=None)  # a busy machine is no failure
+settings.load_profile("no deadline")
 
 REPO = Path(__file__).parent.parent
 FULL_DATA = REPO.parent / "shared" / "data" / "fashion-mnist"
