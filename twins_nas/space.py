@@ -213,9 +213,13 @@ class SearchSpace:
             return next((item for item in axis.values if normal_pe(item) == value), value)
         return value
 
+    def draw(self, rng: random.Random) -> Encoding:
+        """An encoding with every choice drawn uniformly."""
+        return {choice.name: rng.choice(choice.values) for choice in self.choices}
+
     def sample(self, rng: random.Random) -> ArchConfig:
         """A member with every choice drawn uniformly."""
-        return self.decode({choice.name: rng.choice(choice.values) for choice in self.choices})
+        return self.decode(self.draw(rng))
 
     def extreme(self, sign: int, rng: random.Random | None = None) -> ArchConfig:
         """The MACs extreme over the ordered dimensions: +1 the largest, -1 the smallest member.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from twins_nas.ablation.analysis import Findings
@@ -30,17 +30,22 @@ def page(
     body = [
         f"<header><h1>{escape(question)}</h1><ul class='facts'>{_facts(findings, about)}</ul>"
         "</header>",
-        _card("The answer", f"<p class='answer'>{escape(findings.answer)}</p>"),
-        _card("The variants", _table(findings)),
+        card("The answer", f"<p class='answer'>{escape(findings.answer)}</p>"),
+        card("The variants", _table(findings)),
     ]
-    body += [_card(TITLES[name], f"<figure>{svg}</figure>") for name, svg in svgs.items()]
+    body += [card(TITLES[name], f"<figure>{svg}</figure>") for name, svg in svgs.items()]
     if paper:
         both = f"<p>{escape(paper)}</p><h2>What was found here</h2><p>{escape(findings.answer)}</p>"
-        body.append(_card("What the papers found", both))
+        body.append(card("What the papers found", both))
     pairs = "".join(
         f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in about_pairs(about)
     )
-    body.append(_card("How it was made", f"<dl>{pairs}</dl>"))
+    body.append(card("How it was made", f"<dl>{pairs}</dl>"))
+    return frame(question, body)
+
+
+def frame(title: str, body: Sequence[str]) -> str:
+    """A whole page of cards, with nothing in it that runs."""
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -49,7 +54,7 @@ def page(
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; \
 style-src 'unsafe-inline'; img-src data:">
 <meta name="color-scheme" content="light dark">
-<title>{escape(question)}</title>
+<title>{escape(title)}</title>
 <style>{STYLE}{MORE_STYLE}</style>
 </head>
 <body>
@@ -61,7 +66,8 @@ style-src 'unsafe-inline'; img-src data:">
 """
 
 
-def _card(title: str, content: str) -> str:
+def card(title: str, content: str) -> str:
+    """A part of the page; `content` is HTML."""
     return f"<section class='card'><h2>{escape(title)}</h2>{content}</section>\n"
 
 

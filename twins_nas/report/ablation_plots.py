@@ -57,7 +57,7 @@ def effects(findings: Findings) -> Any:
     rows = [row for row in findings.rows if row.comparison and row.comparison.difference.n]
     if not rows:
         return None
-    figure, axes = _axes((7.6, 1.3 + 0.42 * len(rows)))
+    figure, axes = axes_of((7.6, 1.3 + 0.42 * len(rows)))
     margin = findings.rule.margin
     if margin is not None:
         axes.axvspan(-margin, margin, color="#e6eef7", lw=0, label=f"within {margin:g}")
@@ -84,7 +84,7 @@ def curves(findings: Findings) -> Any:
     from matplotlib.ticker import MaxNLocator
 
     groups = list(dict.fromkeys(row.variant.group for row in findings.rows))
-    figure, several = _axes((7.6, 3.8 * len(groups)), len(groups))
+    figure, several = axes_of((7.6, 3.8 * len(groups)), len(groups))
     drawn = False
     for axes, group in zip(several if len(groups) > 1 else [several], groups, strict=True):
         rows = [row for row in findings.rows if row.variant.group == group]
@@ -119,7 +119,7 @@ def over_macs(findings: Findings) -> Any:
         return None
     from matplotlib.transforms import ScaledTranslation
 
-    figure, axes = _axes((8.6, 4.2))
+    figure, axes = axes_of((8.6, 4.2))
     for place, row in enumerate(rows):
         assert row.summary is not None
         bounds, mean = row.summary.interval, row.summary.mean
@@ -173,7 +173,8 @@ def _by_epoch(row: Row) -> dict[int, Summary]:
     return {epoch: summarise(values) for epoch, values in sorted(found.items())}
 
 
-def _axes(size: tuple[float, float], rows: int = 1) -> tuple[Any, Any]:
+def axes_of(size: tuple[float, float], rows: int = 1) -> tuple[Any, Any]:
+    """A figure of so many inches, and its axes, several where there are several rows."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

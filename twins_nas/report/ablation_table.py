@@ -53,9 +53,14 @@ def cells(findings: Findings) -> list[tuple[str, ...]]:
 
 def markdown_table(findings: Findings) -> str:
     """The table as Markdown."""
-    lines = [HEADERS, *cells(findings)]
-    rule = ["---" if at in LEFT else "---:" for at in range(len(HEADERS))]
-    rows = ["| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines]
+    return as_markdown(HEADERS, cells(findings), LEFT)
+
+
+def as_markdown(headers: Sequence[str], lines: Sequence[Sequence[str]], left: Sequence[int]) -> str:
+    """Lines of texts as a table of Markdown; columns are set right, but for the `left` ones."""
+    rule = ["---" if at in left else "---:" for at in range(len(headers))]
+    every = [headers, *lines]
+    rows = ["| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in every]
     return "\n".join([rows[0], "|" + "|".join(rule) + "|", *rows[1:]])
 
 
