@@ -65,9 +65,9 @@ class Instrument:
 
     def run(self) -> Insight:
         """Scores what has no score yet, and reports."""
-        tracker = Tracker(EXPERIMENT)
         models = [self.supernet(pipeline) for pipeline in self.pipelines]
         counterparts, without = self.counterparts()
+        tracker = Tracker(EXPERIMENT)
         plan = self.plan(counterparts)
         scores = [
             self.scored(pipeline, model, plan)
@@ -118,7 +118,9 @@ class Instrument:
             found += here.counterparts
             without += here.without
         if self.ablations is None:
-            for folder in sorted(path for root in self.near for path in root.glob("*/")):
+            for folder in sorted(
+                {path.resolve() for root in self.near for path in root.glob("*/")}
+            ):
                 if not finished(folder):
                     continue
                 try:

@@ -109,7 +109,7 @@ class Curve:
         """Least squares; fewer knots where networks are few or their MACs are the same."""
         knots = np.unique(np.quantile(log_macs_N, KNOTS))
         basis_Np = _basis(log_macs_N, knots)
-        solve_pN = np.linalg.pinv(basis_Np)
+        solve_pN: Vector = np.linalg.pinv(basis_Np)
         beta_p = solve_pN @ top1_N
         rows, columns = basis_Np.shape
         residual_N = top1_N - basis_Np @ beta_p

@@ -52,8 +52,7 @@ def forest(found: Insight) -> Any:
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("points of validation top-1, with 95 % intervals")
-    place = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "ncols": 3}
-    axes.legend(frameon=False, fontsize=8, **place)
+    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, frameon=False, fontsize=8)
     return figure
 
 
