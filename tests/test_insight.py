@@ -161,6 +161,13 @@ def test_bad_input_gets_a_sentence(
         (trained(tmp_path, name, folder_of_images, weights=False) / "supernet.safetensors").touch()
     assert "--run one is given twice" in refused(["--run", "one", "--run", "one"])
     assert "no such folder" in refused(["--run", "one", "--ablation", "none"])
+    assert "are both of seed 0" in refused(["--run", "one", "--run", "two"])
+    (
+        trained(tmp_path, "three", folder_of_images, 1, weights=False) / "supernet.safetensors"
+    ).touch()
+    recipe = tmp_path / "runs" / "three" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("epochs: 1", "epochs: 2"))
+    assert "no mere other seeds" in refused(["--run", "one", "--run", "three"])
     space = tmp_path / "runs" / "two" / "space.yaml"
     space.write_text(space.read_text().replace("[cpe, rpe]", "[cpe, ape]", 1))
     assert "are of different spaces" in refused(["--run", "one", "--run", "two"])

@@ -15,7 +15,7 @@ from twins_nas.runs import RunFolder, Settings
 from twins_nas.space import SearchSpace
 
 ROOT, RESULTS = Path("runs"), Path("experiments/results")
-ARCHS, IMAGES = 2000, 1000
+ARCHS, IMAGES = 2500, 1000
 LEAST_ARCHS, LEAST_IMAGES = 20, 10
 
 Opened = tuple[RunFolder, SearchSpace, SearchRecipe, Settings]
@@ -72,13 +72,19 @@ def opened(args: argparse.Namespace) -> list[Opened]:
         if args.evaluators:
             recipe = recipe.model_copy(update={"evaluators": args.evaluators})
         settings = replace(settings, device=args.device or settings.device)
-        for first, other, _, _ in found[:1]:
-            if other.fingerprint != space.fingerprint:
-                raise UserError(f"{folder.path} and {first.path} are of different spaces.")
-        if found and found[0][2].data.name != recipe.data.name:
-            raise UserError(f"{folder.path} and {found[0][0].path} are of different data sets.")
         if any(one[0].path.resolve() == folder.path.resolve() for one in found):
             raise UserError(f"--run {name} is given twice.")
+        for first, other, before, _ in found:
+            pair = f"{folder.path} and {first.path}"
+            if other.fingerprint != space.fingerprint:
+                raise UserError(f"{pair} are of different spaces.")
+            if before.seed == recipe.seed:
+                raise UserError(
+                    f"{pair} are both of seed {recipe.seed}: several supernets say how much seeds"
+                    " matter, so each needs its own."
+                )
+            if (before.data, before.supernet) != (recipe.data, recipe.supernet):
+                raise UserError(f"{pair} are of different data or trainings: no mere other seeds.")
         found.append((folder, space, recipe, settings))
     return found
 

@@ -100,37 +100,36 @@ class Instrument:
         if json.loads(metadata.get("identity", "[null]"))[0] != self.space.fingerprint:
             raise UserError(f"{path} is of another space than {pipeline.folder.space_file}.")
         model = Backbone(self.space, data.in_chans, data.num_classes)
-        model.load_state_dict(weights)
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise UserError(f"{path} does not fit its space and data: {error}") from error
         return model.to(pipeline.device)
 
     def counterparts(self) -> tuple[list[Counterpart], list[str]]:
         """What the supernets can be asked of stand-alone ablations, and what has no counterpart."""
         data = self.runs[0][2].data.name
-        found: list[Counterpart] = []
+        found: dict[str, Counterpart] = {}
         without: list[str] = []
-        for folder in self.ablations or ():
-            here = sought(folder, self.space, data)
-            if not here.counterparts:
-                raise UserError(
-                    f"{folder} varies nothing that {self.space.name} searches:"
-                    f" {'; '.join(here.without)}."
-                )
-            found += here.counterparts
+        near = {path.resolve(): path for root in self.near[::-1] for path in root.glob("*/")}
+        folders = self.ablations or sorted(path for path in near.values() if finished(path))
+        for folder in folders:
+            try:
+                here = sought(folder, self.space, data)
+                if self.ablations and not here.counterparts:
+                    said = f"{folder} varies nothing that {self.space.name} searches"
+                    raise UserError(f"{said}: {'; '.join(here.without)}.")
+            except UserError as error:
+                if self.ablations:
+                    raise
+                without.append(f"{folder.name} ({str(error).rstrip('.')})")
+                continue
             without += here.without
-        if self.ablations is None:
-            for folder in sorted(
-                {path.resolve() for root in self.near for path in root.glob("*/")}
-            ):
-                if not finished(folder):
-                    continue
-                try:
-                    here = sought(folder, self.space, data)
-                except UserError as error:
-                    without.append(f"{folder.name} ({str(error).rstrip('.')})")
-                    continue
-                found += here.counterparts
-                without += here.without
-        return found, without
+            for one in here.counterparts:
+                if one.ablation in found:
+                    without.append(f"{folder} (another ablation has the same name)")
+                found.setdefault(one.ablation, one)
+        return list(found.values()), without
 
     def plan(self, counterparts: Sequence[Counterpart]) -> Plan:
         """The networks to score, the ablations' own ones too."""

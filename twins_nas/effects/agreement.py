@@ -47,7 +47,9 @@ def agreement(
         alone = counterpart.found[effect.choice]
         known = effect.choice in top1 and baseline in top1
         same = top1[effect.choice] - top1[baseline] if known else None
-        said = sign_said(effect.raw.mean, effect.raw.interval, alone)
+        said = "the supernet has no pair"
+        if effect.n:
+            said = sign_said(effect.raw.mean, effect.raw.interval, alone)
         rows.append(Compared(effect.choice, effect, alone, same, said))
     return Agreement(counterpart, tuple(rows), _order(rows, rng))
 

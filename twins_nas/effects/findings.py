@@ -71,14 +71,6 @@ class Insight:
         return " ".join(said)
 
     @property
-    def pairs(self) -> tuple[str, ...]:
-        """The names of the dimensions of the largest interactions, for tests of reports."""
-        shown = self.variance.pairs[:MOST_PAIRS] if self.variance else ()
-        return tuple(
-            " x ".join(self.dimensions[at].words for at in one.dimensions) for one in shown
-        )
-
-    @property
     def caveats(self) -> tuple[str, ...]:
         """What the intervals hold, and what they do not."""
         if self.supernets == 1:
