@@ -15,7 +15,7 @@ from twins_nas.runs import RunFolder, Settings
 from twins_nas.space import SearchSpace
 
 ROOT, RESULTS = Path("runs"), Path("experiments/results")
-ARCHS, IMAGES = 2500, 1000
+ARCHS, IMAGES = 2000, 2000
 LEAST_ARCHS, LEAST_IMAGES = 20, 10
 
 Opened = tuple[RunFolder, SearchSpace, SearchRecipe, Settings]

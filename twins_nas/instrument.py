@@ -65,9 +65,15 @@ class Instrument:
 
     def run(self) -> Insight:
         """Scores what has no score yet, and reports."""
+        tracker = Tracker(EXPERIMENT)
+        found = self.findings()
+        self.report(found, self.write(found), tracker)
+        return found
+
+    def findings(self) -> Insight:
+        """Scores what has no score yet; gives what all scores show."""
         models = [self.supernet(pipeline) for pipeline in self.pipelines]
         counterparts, without = self.counterparts()
-        tracker = Tracker(EXPERIMENT)
         plan = self.plan(counterparts)
         scores = [
             self.scored(pipeline, model, plan)
@@ -77,11 +83,9 @@ class Instrument:
         macs = {key: cost_of(arch).macs for key, arch in plan.archs.items()}
         about = (counterparts, without, self.seed)
         try:
-            found = insight(self.space, plan, scores, macs, *about)
+            return insight(self.space, plan, scores, macs, *about)
         except ValueError as error:
             raise UserError(f"--archs {self.archs} is too few ({error}); ask for more.") from error
-        self.report(found, tracker)
-        return found
 
     @property
     def space(self) -> SearchSpace:
@@ -181,10 +185,14 @@ class Instrument:
             with ray_pool(factory, pipeline.resources(payload)) as pool:
                 yield pool
 
-    def report(self, found: Insight, tracker: Tracker) -> None:
-        """The tables on the console, the files in the first run's folder and in MLflow."""
-        first = self.pipelines[0]
-        folder, runs = first.folder.path / FOLDER, [one.folder.path.name for one in self.pipelines]
+    @property
+    def folder(self) -> Path:
+        """Where the report lies: in the folder of the first run."""
+        return self.runs[0][0].path / FOLDER
+
+    def write(self, found: Insight) -> list[str]:
+        """Writes the report's files; gives their names."""
+        first, folder = self.pipelines[0], self.folder
         about = About(
             title=f"What the supernet of {self.space.name} tells of its dimensions",
             command=command(),
@@ -200,10 +208,15 @@ class Instrument:
         for name, figure in drawn.items():
             write_bytes(folder / f"{name}.png", as_png(figure))
         pictures = [f"{name}.png" for name in drawn]
-        write_text(folder / "insight.md", markdown(found, about, pictures))
         svgs = {name: as_svg(figure) for name, figure in drawn.items()}
+        write_text(folder / "insight.md", markdown(found, about, pictures))
         write_text(folder / "insight.html", page(found, about, svgs))
         write_csv(folder / "insight.csv", found)
+        return ["insight.md", "insight.html", "insight.csv", JOURNAL, *pictures]
+
+    def report(self, found: Insight, files: Sequence[str], tracker: Tracker) -> None:
+        """The tables on the console, and all of it in MLflow."""
+        first, runs = self.pipelines[0], [one.folder.path.name for one in self.pipelines]
         params = {
             "runs": runs,
             "space": {"name": self.space.name, "fingerprint": self.space.fingerprint},
@@ -216,13 +229,13 @@ class Instrument:
         tags = {"search_run": first.settings.mlflow_run} if first.settings.mlflow_run else {}
         with tracker.start(f"{runs[0]} insight", params, tags) as tracked:
             tracked.log(_metrics(found), 0)
-            for name in ("insight.md", "insight.html", "insight.csv", JOURNAL, *pictures):
-                tracked.artifact(folder / name)
+            for name in files:
+                tracked.artifact(self.folder / name)
             tracked.describe(f"{found.answer}\n\n```\n{plain(found)}\n```")
         print(f"\n{plain(found)}\n\n{scope(found)}.")
         for text in (*found.caveats, *notes(found)):
             print(text)
-        print(f"\n{found.answer}\n\nThe report: {folder / 'insight.html'}")
+        print(f"\n{found.answer}\n\nThe report: {self.folder / 'insight.html'}")
         print(f"MLflow:     {tracker.store.look}", flush=True)
 
 

@@ -54,9 +54,10 @@ class Insight:
             ]
             whole = self.variance.main_interval
             said.append(
-                f"Most of the variance of top-1 over the space is of {', '.join(names)}; all main"
-                f" effects together {self.variance.main:.0f} % [{whole.low:.0f}, {whole.high:.0f}]"
-                f" (n = {self.variance.n} networks drawn uniformly)."
+                "The largest shares of the variance of top-1 over the space are of"
+                f" {', '.join(names)}; all main effects together have {self.variance.main:.0f} %"
+                f" [{whole.low:.0f}, {whole.high:.0f}] (n = {self.variance.n} networks drawn"
+                " uniformly)."
             )
         shown = [one for one in self.effects if one.adjusted.shown]
         best = sorted(shown, key=lambda one: -abs(one.adjusted.mean))[:4]
@@ -65,8 +66,9 @@ class Insight:
             f" (n = {one.n})"
             for one in best
         ]
-        count = f"{len(shown)} of {len(self.effects)} effects are shown beside what their MACs buy"
-        said.append(f"{count}{f'; the largest: {chr(59).join(words)}' if words else ''}.")
+        tried = sum(one.n > 0 for one in self.effects)
+        count = f"{len(shown)} of {tried} effects are shown beside what their MACs buy (p by Holm)"
+        said.append(f"{count}{'; the largest: ' if words else ''}{'; '.join(words)}.")
         said.append(f"Twice the MACs buy {rate_words(self.rate)}.")
         return " ".join(said)
 
@@ -86,12 +88,27 @@ class Insight:
                 " supernets make them wide."
             )
         return (
-            drawn,
+            drawn + self._widest(),
             "An effect is of inherited weights: what weight sharing favours, it favours here too."
             " Only networks trained alone say whether it holds for them.",
             "Shares of variance and interactions are of these images and supernets; their intervals"
             f" hold the drawing of backgrounds alone. Of the variance over networks"
             f" {100 * self.reliability:.0f} % would be found again on other images (split halves).",
+        )
+
+    def _widest(self) -> str:
+        """Which drawing makes the intervals wide."""
+        last = 1 if self.supernets == 1 else 2
+        known = [one.raw.parts for one in self.effects if one.raw.interval is not None]
+        shares = [part[last] ** 2 / (part[0] ** 2 + part[last] ** 2) for part in known]
+        if not shares:
+            return ""
+        share = 100 * float(np.median(shares))
+        what = "images" if self.supernets == 1 else "supernets"
+        more = f"--{what}" if self.supernets == 1 else "--run"
+        return (
+            f" Of the variance of an effect {share:.0f} % is of {what}, the rest of backgrounds"
+            f" (median over effects): more {more if share > 50 else '--archs'} narrows most."
         )
 
 

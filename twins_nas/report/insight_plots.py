@@ -37,7 +37,8 @@ def forest(found: Insight) -> Any:
                 axes.plot(ends, (place + shift,) * 2, color=tint, lw=1.6, solid_capstyle="butt")
             axes.plot(mark.mean, place + shift, "o", color=tint, ms=3.6)
         axes.plot([], [], "o-", color=colour, ms=3.6, label=label)
-    axes.plot([], [], "o-", color=NAMED, ms=3.6, label="at equal MACs, shown (Holm)")
+    if any(one.adjusted.shown for one in rows):
+        axes.plot([], [], "o-", color=NAMED, ms=3.6, label="at equal MACs, shown (Holm)")
     before = ""
     for place, one in enumerate(rows):
         if place and one.dimension != before:
@@ -97,7 +98,7 @@ def heat_map(found: Insight) -> Any:
     bar.set_ticks([tick**0.5 for tick in ticks], labels=[f"{tick:g}" for tick in ticks])
     bar.set_label("% of the variance of top-1", color=INK)
     axes.set_title(
-        "Diagonal: main effects; below: interactions (bold: shown after Holm)",
+        "Diagonal: main effects; below: interactions (bold: shown after Holm; white: no telling)",
         loc="left",
         fontsize=9,
         color=INK,

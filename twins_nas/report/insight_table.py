@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twins_nas.effects.estimates import Effect, Figure
-from twins_nas.effects.findings import MOST_PAIRS, Insight, figure_words
+from twins_nas.effects.findings import MOST_PAIRS, Insight, figure_words, named
 from twins_nas.files import write_text
 from twins_nas.report.ablation_table import about_pairs, as_markdown
 from twins_nas.report.rows import About
@@ -75,6 +75,9 @@ def notes(found: Insight) -> list[str]:
     """What could not be said, and why."""
     said = [f"Shares of the variance: {found.why}."] if found.why else []
     said += [f"No counterpart here: {reason}." for reason in found.without]
+    equal = [named(one) for one in found.effects if not one.n]
+    if equal:
+        said.append(f"One network at this input size on every background: {', '.join(equal)}.")
     if not found.agreements:
         said.append("No stand-alone ablation of any dimension was found to compare with.")
     compared = {one.counterpart.field for one in found.agreements}
@@ -134,6 +137,8 @@ def _plain(table: Table) -> str:
 def _main(found: Insight) -> Table:
     lines, before = [], ""
     for one in found.effects:
+        if not one.n:
+            continue
         words = one.dimension.replace("stages.", "stage ").replace(".", " ")
         shown = words if words != before else ""
         before = words
