@@ -149,6 +149,22 @@ def test_shares_and_interactions_over_many_draws() -> None:
     assert all(pair.interval.low == 0 or pair.p < 0.2 for one in found for pair in one.pairs)
 
 
+def test_an_interaction_of_the_images_alone_is_not_shown() -> None:
+    """Each image has one of its own, their mean is 0: shown by the networks, not beside images."""
+    rng = np.random.default_rng(4)
+    alone, both = [], []
+    for _ in range(25):
+        shares, y = drawn(rng, 300, 0.0)
+        cell_N = (shares[0][:, 0] - shares[0][:, 2]) * (shares[1][:, 0] - shares[1][:, 1])
+        images_NJ = y[:, None] + cell_N[:, None] * rng.normal(0, 4, 40)
+        top1_N = images_NJ.mean(axis=1)
+        without = variance(shares, top1_N, rng, 2)
+        with_images = variance(shares, top1_N, rng, 2, [images_NJ])
+        alone.append(min(pair.p for pair in without.pairs) <= 0.05)
+        both.append(min(pair.p for pair in with_images.pairs) <= 0.05)
+    assert np.mean(alone) > 0.6 and np.mean(both) <= 0.12
+
+
 def test_too_few_networks_are_refused() -> None:
     """Nothing is left to judge by, or nothing varies."""
     rng = np.random.default_rng(3)

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -109,7 +109,7 @@ class Curve:
         """Least squares; fewer knots where networks are few or their MACs are the same."""
         knots = np.unique(np.quantile(log_macs_N, KNOTS))
         basis_Np = _basis(log_macs_N, knots)
-        solve_pN: Vector = np.linalg.pinv(basis_Np)
+        solve_pN = np.asarray(np.linalg.pinv(basis_Np), dtype=np.float64)
         beta_p = solve_pN @ top1_N
         rows, columns = basis_Np.shape
         residual_N = top1_N - basis_Np @ beta_p
@@ -141,32 +141,33 @@ def effects(
     found = [
         _effect(percent_RKJ, log_macs_K, uniform_N, curves, contrast) for contrast in contrasts
     ]
-    tests = [figure.p for one in found for figure in (one.raw, one.adjusted)]
+    tests = [figure.p for one in found if one.n for figure in (one.raw, one.adjusted)]
     p_TK = np.array([[1.0 if p is None else p for p in tests]])
-    together = corrected(p_TK)[0] if tests else []
+    together = iter(corrected(p_TK)[0] if tests else [])
     return [
-        Effect(
-            one.dimension,
-            one.choice,
-            one.reference,
-            one.n,
-            one.macs,
-            _with_p(one.raw, together[2 * at]),
-            _with_p(one.adjusted, together[2 * at + 1]),
+        replace(
+            one,
+            raw=_with_p(one.raw, next(together)),
+            adjusted=_with_p(one.adjusted, next(together)),
         )
-        for at, one in enumerate(found)
+        if one.n
+        else one
+        for one in found
     ]
 
 
 def rate(hits_RKJ: Sequence[Hits], macs_K: Vector, uniform_N: Indices) -> Rate:
-    """What twice the MACs buy around their median; the interval is over backgrounds alone."""
+    """What twice the MACs buy around their median; the interval holds backgrounds and images."""
     log_macs_N = np.log(macs_K)[uniform_N]
     top1_N = np.mean([100 * one[uniform_N].mean(axis=1) for one in hits_RKJ], axis=0)
     curve = Curve.fit(log_macs_N, top1_N)
     middle, half = np.median(log_macs_N), math.log(2) / 2
     step_p = curve.steps(np.array([middle - half]), np.array([middle + half]))[0]
-    influence_N = (step_p @ curve.solve_pN) * curve.residual_N
-    points, se = float(step_p @ curve.beta_p), float(np.sqrt(np.sum(influence_N**2)))
+    weights_N = step_p @ curve.solve_pN
+    images_RJ = [100 * weights_N @ one[uniform_N] for one in hits_RKJ]
+    images = float(np.mean([one_J.var(ddof=1) / len(one_J) for one_J in images_RJ]))
+    se = math.sqrt(float(np.sum((weights_N * curve.residual_N) ** 2)) + images)
+    points = float(step_p @ curve.beta_p)
     half = float(stdtrit(max(len(top1_N) - len(step_p), 1), 0.975)) * se
     return Rate(points, Interval(points - half, points + half), len(top1_N), math.exp(middle))
 
@@ -256,8 +257,7 @@ def _figure(parts_R: Sequence[_Parts], backgrounds_n: Indices) -> Figure:
 
 
 def _with_p(figure: Figure, p: float) -> Figure:
-    known = None if figure.p is None else float(p)
-    return Figure(figure.mean, figure.interval, figure.p, known, figure.parts)
+    return replace(figure, corrected=None if figure.p is None else float(p))
 
 
 def _basis(x_n: Vector, knots: Vector) -> Vector:

@@ -54,7 +54,7 @@ class Insight:
             ]
             whole = self.variance.main_interval
             said.append(
-                "The largest shares of the variance of top-1 over the space are of"
+                "The largest shares of the variance of top-1 over the space, on these images, are of"
                 f" {', '.join(names)}; all main effects together have {self.variance.main:.0f} %"
                 f" [{whole.low:.0f}, {whole.high:.0f}] (n = {self.variance.n} networks drawn"
                 " uniformly)."
@@ -91,8 +91,9 @@ class Insight:
             drawn + self._widest(),
             "An effect is of inherited weights: what weight sharing favours, it favours here too."
             " Only networks trained alone say whether it holds for them.",
-            "Shares of variance and interactions are of these images and supernets; their intervals"
-            f" hold the drawing of backgrounds alone. Of the variance over networks"
+            "Shares of the variance by main effects are of these images and supernets, their"
+            " intervals hold the drawing of backgrounds alone; those of interactions hold images"
+            " too, and no supernets. Of the variance over networks"
             f" {100 * self.reliability:.0f} % would be found again on other images (split halves).",
         )
 
@@ -163,7 +164,8 @@ def insight(
     rng = np.random.default_rng(seed)
     top1_N, parts, why = top1_K[uniform_N], None, ""
     try:
-        parts = variance(features(space, base), top1_N, rng)
+        images_RNJ = [100 * one[uniform_N].astype(float) for one in hits_RKJ]
+        parts = variance(features(space, base), top1_N, rng, images_RNJ=images_RNJ)
     except ValueError as error:
         why = str(error)
     halves = [np.mean([one[uniform_N, at::2].mean(axis=1) for one in hits_RKJ], 0) for at in (0, 1)]

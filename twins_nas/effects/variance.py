@@ -4,7 +4,11 @@ Functional analysis of variance by least squares on independent uniform draws, i
 are independent of each other: all main effects at once, then each pair's interaction by itself
 beside them. Numpy and scipy alone.
 
-Shape suffixes: N networks, k choices of a dimension, p columns, q columns of a pair, B draws.
+Images are drawn as well as networks. The covariance of an interaction over images is known exactly,
+as it is linear in the scores, and is added to that over networks before anything is called shown.
+
+Shape suffixes: N networks, J images, k choices of a dimension, p columns, q columns of a pair,
+R supernets.
 """
 
 from __future__ import annotations
@@ -72,12 +76,16 @@ class Variance:
 
 
 def variance(
-    features: Sequence[Vector], top1_N: Vector, rng: np.random.Generator, draws: int = DRAWS
+    features: Sequence[Vector],
+    top1_N: Vector,
+    rng: np.random.Generator,
+    draws: int = DRAWS,
+    images_RNJ: Sequence[Vector] = (),
 ) -> Variance:
     """The parts of dimensions and pairs; `features` hold a row of shares of choices a network.
 
     Intervals of the dimensions are bootstraps over the networks, moved by their bias; those of
-    pairs invert the F test.
+    pairs invert the F test. `images_RNJ`, the scores by image in percent, widen those of pairs.
 
     Raises:
         ValueError: too few networks for the main effects.
@@ -102,7 +110,7 @@ def variance(
     low, high = np.clip(np.quantile(moved, [0.025, 0.975], axis=0), 0, 100)
     intervals = [Interval(float(a), float(b)) for a, b in zip(low, high, strict=True)]
     shares = tuple(Share(at, max(float(whole[at]), 0.0), intervals[at]) for at in range(len(parts)))
-    pairs = _pairs(features, codes, x_Np, top1_N)
+    pairs = _pairs(features, codes, x_Np, top1_N, images_RNJ)
     sd = float(top1_N.std(ddof=1))
     return Variance(shares, pairs, float(whole[-1]), intervals[-1], sd, len(top1_N))
 
@@ -134,7 +142,11 @@ def _shares(x_Np: Vector, y_N: Vector, w_N: Vector, parts: Sequence[slice]) -> V
 
 
 def _pairs(
-    features: Sequence[Vector], codes: Sequence[Vector], x_Np: Vector, y_N: Vector
+    features: Sequence[Vector],
+    codes: Sequence[Vector],
+    x_Np: Vector,
+    y_N: Vector,
+    images_RNJ: Sequence[Vector],
 ) -> tuple[Pair, ...]:
     """The interaction of each two dimensions that can be told from main effects."""
     basis_Np, singular, _ = np.linalg.svd(x_Np, full_matrices=False)
@@ -158,22 +170,27 @@ def _pairs(
         noise = (error - explained) / free
         if noise <= 0:
             continue
-        found.append(((one, two), q, free, explained, noise, gamma_q, inverse_qq))
+        cov_qq = noise * inverse_qq
+        for images_NJ in images_RNJ:
+            gamma_qJ = inverse_qq @ (z_Nq.T @ images_NJ)
+            cov_qq += np.cov(gamma_qJ).reshape(q, q) / images_NJ.shape[1] / len(images_RNJ) ** 2
+        f = float(gamma_q @ np.linalg.solve(cov_qq, gamma_q)) / q
+        found.append(((one, two), q, free, explained, f, gamma_q, cov_qq))
     if not found:
         return ()
-    p_TK = np.array([[float(fdtrc(q, free, e / q / v)) for _, q, free, e, v, *_ in found]])
+    p_TK = np.array([[float(fdtrc(q, free, f)) for _, q, free, _, f, *_ in found]])
     level = 1 - 0.05 / len(found)
     cells = sum(features[one].shape[1] * features[two].shape[1] for (one, two), *_ in found)
     made = []
-    for p, (names, q, free, explained, noise, gamma_q, inverse_qq) in zip(
+    for p, (names, q, free, explained, f, gamma_q, cov_qq) in zip(
         corrected(p_TK)[0], found, strict=True
     ):
-        scale = 100 * noise / (n - 1) / spread
-        low, high = (scale * x for x in noncentral(explained / q / noise, q, free, level))
-        percent = max(100 * (explained - q * noise) / (n - 1) / spread, 0.0)
+        scale = 100 * explained / (q * f) / (n - 1) / spread
+        low, high = (scale * x for x in noncentral(f, q, free, level))
+        percent = max(scale * q * (f - 1), 0.0)
         sizes = (features[names[0]].shape[1], features[names[1]].shape[1])
         wide = float(stdtrit(free, 1 - 0.025 / cells))
-        cell = _cell(sizes, gamma_q, noise * inverse_qq, wide)
+        cell = _cell(sizes, gamma_q, cov_qq, wide)
         made.append(Pair(names, percent, Interval(low, high, level), float(p), cell))
     return tuple(sorted(made, key=lambda pair: -pair.percent))
 

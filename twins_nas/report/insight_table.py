@@ -183,8 +183,8 @@ def _shares(found: Insight) -> Table:
         tuple(lines),
         (0,),
         f"Of the variance of top-1 (sd {sd} points) over {found.backgrounds:,} networks drawn"
-        " uniformly, by least squares, without what noise alone would give; [low, high]: 95 %"
-        " bootstrap over the networks.",
+        " uniformly, on these images, by least squares, without what noise alone would give;"
+        " [low, high]: 95 % bootstrap over the networks.",
     )
 
 
@@ -205,8 +205,8 @@ def _pairs(found: Insight) -> Table:
         tuple(lines),
         (0, 3),
         f"Beyond the sum of both main effects; intervals hold for all {total} pairs (and cells) at"
-        " once, p by Holm. The farthest cell: the two choices whose networks depart most from that"
-        " sum, in standard errors.",
+        " once, over networks and images; p by Holm. The farthest cell: the two choices whose"
+        " networks depart most from that sum, in standard errors.",
     )
 
 
