@@ -54,8 +54,8 @@ class Insight:
             ]
             whole = self.variance.main_interval
             said.append(
-                "The largest shares of the variance of top-1 over the space, on these images, are of"
-                f" {', '.join(names)}; all main effects together have {self.variance.main:.0f} %"
+                "The largest shares of the variance of top-1 over the space, on these images, are"
+                f" of {', '.join(names)}; all main effects together have {self.variance.main:.0f} %"
                 f" [{whole.low:.0f}, {whole.high:.0f}] (n = {self.variance.n} networks drawn"
                 " uniformly)."
             )
