@@ -24,9 +24,12 @@ RANKS = {
     ],
     6: ["training", "deployable"],
     7: ["tuning"],
-    8: ["ablation"],
+    8: ["ablation", "effects"],
     9: ["report"],
-    10: ["pipeline", "search", "experiment", "exploration", "ablate", "profile", "export"],
+    10: [
+        *["pipeline", "search", "experiment", "exploration", "ablate", "instrument", "insight"],
+        *["profile", "export"],
+    ],
 }
 """Within a rank, files import one another in the order that they are named in."""
 
@@ -134,7 +137,8 @@ sys.meta_path.insert(0, Block())
         (
             ["torch", "timm", "ray", "mlflow", "optuna", "matplotlib", "plotly", "scipy", "onnx"],
             "import twins_nas.config, twins_nas.recipes, twins_nas.search, twins_nas.cost,"
-            " twins_nas.profile, twins_nas.export, twins_nas.ablate, twins_nas.ablation.variants",
+            " twins_nas.profile, twins_nas.export, twins_nas.ablate, twins_nas.ablation.variants,"
+            " twins_nas.insight",
         ),
     ],
     ids=["core without its edges", "search without ray and mlflow", "a typo without torch"],

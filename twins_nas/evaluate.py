@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from twins_nas.arch import ArchConfig
 from twins_nas.data import ImageSet, normalise
@@ -52,18 +53,49 @@ def evaluate(
     The model is in evaluation mode meanwhile. Logits that are not finite give a non-finite loss.
     """
     start = time.perf_counter()
+    correct, loss = 0, 0.0
+    for logits, labels in _answers(model, images, mean, std, arch, batch_size):
+        loss += F.cross_entropy(logits, labels, reduction="sum").item()
+        correct += int((logits.argmax(1) == labels).sum())
+    n = len(images)
+    return Evaluation(100 * correct / n, loss / n, n, time.perf_counter() - start)
+
+
+@torch.inference_mode()
+def right_ones(
+    model: Backbone,
+    images: ImageSet,
+    mean: Sequence[float],
+    std: Sequence[float],
+    arch: ArchConfig | None = None,
+    batch_size: int = 500,
+) -> Tensor:
+    """Which images `arch` classifies rightly, as booleans in their order; otherwise `evaluate`.
+
+    Logits that are not finite are wrong.
+    """
+    found = [
+        (logits.argmax(1) == labels) & logits.isfinite().all(1)
+        for logits, labels in _answers(model, images, mean, std, arch, batch_size)
+    ]
+    return torch.cat(found).cpu()
+
+
+def _answers(
+    model: Backbone,
+    images: ImageSet,
+    mean: Sequence[float],
+    std: Sequence[float],
+    arch: ArchConfig | None,
+    batch_size: int,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits and labels of each batch."""
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    correct, loss = 0, 0.0
     for indices in torch.split(torch.arange(len(images)), batch_size):
         pixels, labels = images.batch(indices)
-        labels = labels.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             logits = model(normalise(pixels.to(device), mean, std), arch)
-        logits = logits.float()
-        loss += F.cross_entropy(logits, labels, reduction="sum").item()
-        correct += int((logits.argmax(1) == labels).sum())
+        yield logits.float(), labels.to(device)
     model.train(was_training)
-    n = len(images)
-    return Evaluation(100 * correct / n, loss / n, n, time.perf_counter() - start)

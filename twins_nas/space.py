@@ -177,9 +177,13 @@ class SearchSpace:
             return "blocks of a stage differ where the space ties them"
         return why_unbuildable(arch, self.input_size)
 
+    def draw(self, rng: random.Random) -> Encoding:
+        """An encoding with every choice drawn uniformly."""
+        return {choice.name: rng.choice(choice.values) for choice in self.choices}
+
     def sample(self, rng: random.Random) -> ArchConfig:
         """A member with every choice drawn uniformly."""
-        return self.decode({choice.name: rng.choice(choice.values) for choice in self.choices})
+        return self.decode(self.draw(rng))
 
     def extreme(self, sign: int, rng: random.Random | None = None) -> ArchConfig:
         """The MACs extreme over the ordered dimensions: +1 the largest, -1 the smallest member.

@@ -63,8 +63,8 @@ class Payload:
         return sum(array.nbytes for array in arrays)
 
 
-def build_evaluator(payload: Payload) -> Evaluator:
-    """Builds the supernet and loads its weights, once; gives what scores its members."""
+def opened(payload: Payload) -> tuple[Backbone, ImageSet]:
+    """The supernet with its weights, and the images, in this process."""
     if payload.threads:
         torch.set_num_threads(payload.threads)
     model = Backbone(payload.space, in_chans=payload.in_chans, num_classes=payload.num_classes)
@@ -76,6 +76,12 @@ def build_evaluator(payload: Payload) -> Evaluator:
     if isinstance(images, tuple):
         images = Images.from_numpy(*images)
         images = images if payload.device == "cpu" else images.to(payload.device)
+    return model, images
+
+
+def build_evaluator(payload: Payload) -> Evaluator:
+    """Builds the supernet and loads its weights, once; gives what scores its members."""
+    model, images = opened(payload)
 
     def score(arch: ArchConfig) -> Score:
         found = evaluate(model, images, payload.mean, payload.std, arch, payload.batch_size)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -220,3 +220,17 @@ class _Evaluator:
     def score(self, arch: ArchConfig) -> Score | str:
         """The score, or why there is none."""
         return outcome_of(self._evaluator, arch)
+
+
+@contextmanager
+def ray_pool(factory: Factory, resources: Resources) -> Iterator[RayPool]:
+    """Evaluators for a caller that needs no search, under a Ray of this process.
+
+    Raises:
+        UserError: as `RayPool`.
+    """
+    with cluster(resources):
+        import ray
+
+        with closing(RayPool(ray.put(factory), resources)) as pool:
+            yield pool
