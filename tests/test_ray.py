@@ -281,3 +281,21 @@ def test_a_killed_driver_and_a_stopped_one_lose_nothing(tmp_path: Path) -> None:
     finished = {row.key for row in look.scored}
     assert len(scored) - len(set(scored)) <= 2 * SEARCH.spec.window
     assert all(scored.count(key) == 1 for key in finished)
+
+
+def test_ray_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine that is too busy Ray gives up after 30 seconds."""
+    import ray
+
+    from twins_nas.tuning.ray_cluster import Resources, cluster
+
+    def init(**keys: object) -> None:
+        raise Exception("The current node timed out during startup. More.")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(
+        UserError, match=r"Ray did not start: The current node timed out.*\n.*--local"
+    ):
+        with cluster(Resources(1)):
+            pytest.fail("it did")

@@ -147,16 +147,7 @@ def cluster(resources: Resources) -> Iterator[Path]:
     started = not ray.is_initialized()
     try:
         if started:
-            ray.init(
-                address="local",
-                num_cpus=resources.evaluators * resources.cpus,
-                num_gpus=math.ceil(resources.evaluators * resources.gpus),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=LEAST_STORE + 2 * resources.payload_bytes,
-                _temp_dir=str(temporary),
-            )
+            _start(resources, temporary)
         # What it says of a killed process, with a traceback, `Reports` says in a sentence.
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         yield temporary
@@ -164,3 +155,24 @@ def cluster(resources: Resources) -> Iterator[Path]:
         if started:
             ray.shutdown()
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _start(resources: Resources, temporary: Path) -> None:
+    import ray
+
+    try:
+        ray.init(
+            address="local",
+            num_cpus=resources.evaluators * resources.cpus,
+            num_gpus=math.ceil(resources.evaluators * resources.gpus),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=LEAST_STORE + 2 * resources.payload_bytes,
+            _temp_dir=str(temporary),
+        )
+    except Exception as error:  # Ray raises no other kind where its processes take over 30 seconds
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"Ray did not start: {first}\nTry again when the machine is less busy, or with --local."
+        ) from error
