@@ -294,8 +294,6 @@ def test_ray_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    with pytest.raises(
-        UserError, match=r"Ray did not start: The current node timed out.*\n.*--local"
-    ):
-        with cluster(Resources(1)):
-            pytest.fail("it did")
+    said = r"Ray did not start: The current node timed out.*\n.*--local"
+    with pytest.raises(UserError, match=said), cluster(Resources(1)):
+        pytest.fail("it did")
