@@ -140,7 +140,7 @@ def test_dss_of_an_mlp_is_its_saliency() -> None:
             weight.abs_()
     positive(torch.ones(1, 4)).sum().backward()
     layers = (positive.mlp.fc1, positive.mlp.fc2)
-    saliency = sum(float((layer.weight * layer.weight.grad).sum()) for layer in layers)
+    saliency = sum(float((layer.weight * layer.weight.grad).sum().detach()) for layer in layers)
     assert dss(model, batch_of((5, 4)), generator()) == pytest.approx(math.log(saliency), abs=1e-5)
 
 

@@ -36,7 +36,7 @@ patch_size: 4
 stages:
   - {embed_dim: [8, 16], head_dim: 8, depth: 1, sr_ratio: 4}
   - {embed_dim: [16, 32], head_dim: 8, depth: [1, 2], sr_ratio: 2}
-  - {embed_dim: 32, head_dim: 8, depth: [1, 2], sr_ratio: 1}
+  - {embed_dim: 32, head_dim: 8, depth: [1, 4], sr_ratio: 1}
   - {embed_dim: 32, head_dim: 8, depth: 1, sr_ratio: 1}
 """
 HELD_OUT, TUNING = 6, 1
@@ -193,7 +193,9 @@ def test_scores_are_those_of_inherited_weights(
 def test_what_the_user_can_mend(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sentence for each, before anything is scored."""
     one = ("--supernet", "one", "--bank")
-    (here / "foreign.csv").write_text((here / "bank.csv").read_text().replace(": 8\n", ": 24\n"))
+    (here / "foreign.csv").write_text(
+        (here / "bank.csv").read_text().replace("embed_dim: 8\n", "embed_dim: 24\n")
+    )
     (here / "short.csv").write_text("network,seed\na,0\n")
     text = (here / "bank.csv").read_text()
     (here / "part.csv").write_text(text.replace("held-out", "heldout"))

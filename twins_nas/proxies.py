@@ -48,7 +48,7 @@ def grad_norm(model: nn.Module, batch: Batch, generator: torch.Generator) -> flo
     the sum over layers of || dL/dW ||_2 after one minibatch. Biases and tables count as weights.
     """
     loss = F.cross_entropy(model(batch.x_BCHW), batch.labels_B)
-    return sum(float(grad.norm()) for _, grad in _gradients(model, loss))
+    return sum(float(grad.norm()) for grad in _gradients(model, loss).values())
 
 
 def synflow(model: nn.Module, batch: Batch, generator: torch.Generator) -> float:
@@ -61,7 +61,8 @@ def synflow(model: nn.Module, batch: Batch, generator: torch.Generator) -> float
     no order.
     """
     linear, flow = _flow(model, batch)
-    flows = [float((weight * grad).sum()) for weight, grad in _gradients(linear, flow)]
+    grads = _gradients(linear, flow)
+    flows = [float((weight.detach() * grad).sum()) for weight, grad in grads.items()]
     return _log(sum(flows))
 
 
@@ -94,17 +95,17 @@ def dss(model: nn.Module, batch: Batch, generator: torch.Generator) -> float:
     projection are a matrix each. Changed: as in `synflow`.
     """
     linear, flow = _flow(model, batch)
-    grads = {id(weight): grad for weight, grad in _gradients(linear, flow)}
+    grads = _gradients(linear, flow)
     diversity = saliency = 0.0
     for module in linear.modules():
         if isinstance(module, Attention):
             for layer, parts in ((module.qkv, 3), (module.proj, 1)):
-                pairs = (layer.weight.chunk(parts), grads[id(layer.weight)].chunk(parts))
+                pairs = (layer.weight.detach().chunk(parts), grads[layer.weight].chunk(parts))
                 for weight, grad in zip(*pairs, strict=True):
                     diversity += float(_nuclear(grad) * _nuclear(weight))
         elif isinstance(module, FeedForward):
             for layer in (module.fc1, module.fc2):
-                saliency += float((layer.weight * grads[id(layer.weight)]).sum())
+                saliency += float((layer.weight.detach() * grads[layer.weight]).sum())
     return _log(diversity + saliency)
 
 
@@ -153,15 +154,15 @@ def score(
     return sums
 
 
-def _gradients(model: nn.Module, value: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """The weights that the value depends on, with their gradients; `grad` fields stay as they are.
+def _gradients(model: nn.Module, value: Tensor) -> dict[Tensor, Tensor]:
+    """The gradients by the weights that the value depends on; `grad` fields stay as they are.
 
     A network of one architecture may hold weights that it does not use.
     """
     weights = list(model.parameters())
     grads = torch.autograd.grad(value, weights, allow_unused=True)
     found = zip(weights, grads, strict=True)
-    return [(weight, grad) for weight, grad in found if grad is not None]
+    return {weight: grad for weight, grad in found if grad is not None}
 
 
 def _flow(model: nn.Module, batch: Batch) -> tuple[nn.Module, Tensor]:
