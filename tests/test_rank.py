@@ -249,3 +249,12 @@ def read(path: Path) -> list[dict[str, str]]:
     """The lines of a CSV file."""
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
+
+
+def test_supernets_that_are_no_seeds_of_one_training() -> None:
+    """Said beside the figures."""
+    one, two = (SearchRecipe(seed=seed) for seed in (0, 1))
+    assert rank.unlike([one, two]) == []
+    longer = two.model_copy(update={"supernet": two.supernet.model_copy(update={"epochs": 9})})
+    assert "more than their seeds" in rank.unlike([one, longer])[0]
+    assert "share a seed" in rank.unlike([one, one])[0]

@@ -7,11 +7,13 @@ top-k regret with intervals, beside the noise ceiling, MACs, params, chance and 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twins_nas.errors import UserError, exit_with
 from twins_nas.files import locked
+from twins_nas.recipes import SearchRecipe
 from twins_nas.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -104,6 +106,17 @@ def load_bank(name: str) -> Truth:
     return read_truth(Path(name))
 
 
+def unlike(recipes: Sequence[SearchRecipe]) -> list[str]:
+    """What keeps supernets from being seeds of one training, in sentences."""
+    said = []
+    trainings = [(recipe.supernet, recipe.data) for recipe in recipes]
+    if any(training != trainings[0] for training in trainings):
+        said.append("The supernets differ in more than their seeds: their mean is of no training.")
+    if len({recipe.seed for recipe in recipes}) < len(recipes):
+        said.append("Supernets share a seed, so they are not independent.")
+    return said
+
+
 def main() -> int:
     """The command."""
     args = parser().parse_args()
@@ -122,6 +135,7 @@ def main() -> int:
     from twins_nas.agreement import check_size
 
     check_size(truth, args.bins)
+    notes += unlike([recipe for _, _, recipe, _ in opened])
     data = {recipe.data.name for _, _, recipe, _ in opened}
     if truth.data and data != {truth.data}:
         others = ", ".join(sorted(data))

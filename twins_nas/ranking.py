@@ -9,7 +9,7 @@ import csv
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -45,7 +45,6 @@ from twins_nas.training.device import device_of
 from twins_nas.truth import Truth
 
 EXPERIMENT = "rank"
-UNITS = {"top1": "%", "loss": "nats, negative"}
 WORDS = {"top1": "supernet top-1", "loss": "supernet loss"}
 COLUMNS = ("of", "score", "key", "value")
 
@@ -100,9 +99,13 @@ class Book:
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} is damaged ({error!r}); remove it to score anew.") from error
 
-    def get(self, of: str, name: str, key: str) -> float | None:
-        """A score, if it is known."""
-        return self._values.get((of, name, key))
+    def has(self, of: str, name: str, key: str) -> bool:
+        """Whether a score is known."""
+        return (of, name, key) in self._values
+
+    def get(self, of: str, name: str, keys: Sequence[str]) -> list[float]:
+        """Known scores of networks."""
+        return [self._values[of, name, key] for key in keys]
 
     def put(self, of: str, key: str, scores: Mapping[str, float]) -> None:
         """Keeps the scores of a network.
@@ -150,7 +153,7 @@ class Ranking:
             "bank": self.truth.name,
             "networks": len(self.truth),
             "seeds": self.truth.top1_NS.shape[1],
-            "asked": self.asked.__dict__,
+            "asked": asdict(self.asked),
         }
 
     @cached_property
@@ -191,15 +194,15 @@ class Ranking:
         images = evenly(data.val, self.asked.images, one.name)
         of = f"{one.name}, weights {digest(one.folder.weights)}, {data.name}, {len(images)} images"
         keys = [one.space.key(arch) for arch in self.truth.archs]
-        done = sum(book.get(of, "loss", key) is not None for key in keys)
+        done = sum(book.has(of, "loss", key) for key in keys)
         model = self.weights(one, data) if done < len(keys) else None
         with phase(f"scores of {one.name}", len(keys), "network", done) as line:
             for arch, key in zip(self.truth.archs, keys, strict=True):
-                if model is not None and book.get(of, "loss", key) is None:
+                if model is not None and not book.has(of, "loss", key):
                     score = evaluate(model, images, data.mean, data.std, arch)
                     book.put(of, key, {"top1": score.top1, "loss": score.loss})
                     line.advance()
-        return {name: [book.get(of, name, key) or 0.0 for key in keys] for name in WORDS}
+        return {name: book.get(of, name, keys) for name in WORDS}
 
     def weights(self, one: Supernet, data: ImageData) -> Backbone:
         """The supernet with its weights."""
@@ -225,17 +228,14 @@ class Ranking:
         of = f"{data.name}, batch {images}, {asked.proxy_seeds} seeds"
         keys = [one.space.key(arch) for arch in self.truth.archs]
         last = list(PROXIES)[-1]
-        done = sum(book.get(of, last, key) is not None for key in keys)
+        done = sum(book.has(of, last, key) for key in keys)
         with phase("zero-cost proxies", len(keys), "network", done) as line:
             for arch, key in zip(self.truth.archs, keys, strict=True):
-                if book.get(of, last, key) is None:
+                if not book.has(of, last, key):
                     seeds = range(asked.proxy_seeds)
                     book.put(of, key, score(arch, size, data.num_classes, batch, seeds))
                     line.advance()
-        return [
-            Scores(name, BASELINE, np.array([[book.get(of, name, key) or 0.0 for key in keys]]))
-            for name in PROXIES
-        ]
+        return [Scores(name, BASELINE, np.array([book.get(of, name, keys)])) for name in PROXIES]
 
     def report(self, found: Findings, scores: Sequence[Scores], run: Run) -> None:
         """The tables on the console, the files in the folder and in MLflow."""
@@ -252,7 +252,7 @@ class Ranking:
             notes=self.notes,
         )
         top = next(one for one in scores if one.name == found.headline)
-        figure = report.scatter(found, top, UNITS[self.asked.headline])
+        figure = report.scatter(found, top, self.asked.headline == "loss")
         columns, lines = report.networks(found, scores)
         write_csv(folder / "rank.csv", report.CSV, report.lines(found))
         write_csv(folder / "networks.csv", columns, lines)

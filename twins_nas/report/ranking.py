@@ -79,14 +79,20 @@ def reading(found: Findings) -> list[str]:
     said = [
         f"n = {len(found.truth)} networks of the bank {found.truth.name}, each trained alone on"
         f" {seeds} seed{'s' if seeds > 1 else ''}; all figures are of the means of their validation"
-        f" top-1. [low, high] are 95 % bootstrap intervals over {over}.",
+        f" top-1. [low, high] are 95 % bootstrap intervals over {over}, of"
+        " the ceiling over networks.",
         f"tau is Kendall's tau-b; within bins it counts only pairs of the same of {bins} bins of"
         " MACs with equally many networks. regret@k: how many points of accuracy the best of the k"
         " first networks lacks to the best of all; its interval is rough. random: the mean of many"
         " rankings by chance, with the interval of a single one. noise ceiling: the tau that a"
         " perfect ranking is expected to reach with means of that split-half reliability.",
     ]
-    if not several:
+    if several:
+        said.append(
+            "The figures of all supernets are the means of those that each has alone; of a few"
+            " supernets an interval knows little of how much another one would differ."
+        )
+    else:
         said.append("One supernet: the intervals say nothing of what another seed of it gives.")
     return said
 
@@ -168,17 +174,21 @@ def networks(
     return (*columns, *(one.name for one in scores)), made
 
 
-def scatter(found: Findings, score: Scores, unit: str) -> Any:
-    """The headline's score against the accuracy of networks trained alone, coloured by MACs."""
+def scatter(found: Findings, score: Scores, is_loss: bool) -> Any:
+    """The headline's score against the accuracy of networks trained alone, coloured by MACs.
+
+    A negative loss is drawn as the loss, downwards, so that good is up.
+    """
     from matplotlib.colors import LogNorm
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     truth = found.truth
     figure, axes = axes_of((7.2, 5.2))
-    y_N, macs_N = score.values_MN.mean(axis=0), truth.macs_N / MEGA
+    y_MN, macs_N = -score.values_MN if is_loss else score.values_MN, truth.macs_N / MEGA
+    y_N = y_MN.mean(axis=0)
     for values_N, ends, along in (
         (truth.means_N, truth.top1_NS.T, "x"),
-        (y_N, score.values_MN, "y"),
+        (y_N, y_MN, "y"),
     ):
         error = np.stack([values_N - ends.min(axis=0), ends.max(axis=0) - values_N])
         axes.errorbar(
@@ -208,7 +218,10 @@ def scatter(found: Findings, score: Scores, unit: str) -> Any:
     axes.set_xlabel(
         "trained alone: validation top-1 (%), mean; lines: smallest to largest of the seeds"
     )
-    axes.set_ylabel(f"{score.name} ({unit}), mean of supernets")
+    mean = f", mean of {len(y_MN)} supernets" if len(y_MN) > 1 else ""
+    axes.set_ylabel(f"{score.name} ({'nats' if is_loss else '%'}){mean}")
+    if is_loss:
+        axes.invert_yaxis()
     return figure
 
 
