@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from twins_nas.config import load_space
 from twins_nas.model.attention import Attention
 from twins_nas.model.backbone import build, initialise
 from twins_nas.model.ffn import FeedForward
@@ -208,3 +210,12 @@ def test_a_proxy_leaves_the_network_as_it_was() -> None:
     assert all(weight.grad is None for weight in model.parameters())
     assert not any(module._forward_hooks for module in model.modules())
     assert torch.equal(model(batch.x_BCHW), logits)
+
+
+def test_the_largest_network_of_a_space_has_finite_scores(repo: Path) -> None:
+    """Absolute weights without norms grow with the depth, and a softmax of them has no gradient."""
+    space = load_space(repo / "space" / "svt.yaml")
+    found = score(space.extreme(+1), space.input_size, 10, batch_of((2, 1, 32, 32), 10), [0])
+    assert all(map(math.isfinite, found.values()))
+    smallest = score(space.extreme(-1), space.input_size, 10, batch_of((2, 1, 32, 32), 10), [0])
+    assert found["SynFlow"] > smallest["SynFlow"] and found["DSS"] > smallest["DSS"]

@@ -232,7 +232,7 @@ def drawn(items: int, rng: np.random.Generator, draws: int) -> Vector:
 def bins_of(macs_N: Vector, bins: int) -> Vector:
     """The bin of each network, by MACs; equally many in each, to within one."""
     place_N = np.argsort(np.argsort(macs_N, kind="stable"), kind="stable")
-    return np.asarray(place_N * bins // len(macs_N))
+    return np.asarray(place_N * bins // len(macs_N), dtype=float)
 
 
 def _any(rng: np.random.Generator, draws: int) -> Vector:

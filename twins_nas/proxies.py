@@ -57,10 +57,20 @@ def synflow(model: nn.Module, batch: Batch, generator: torch.Generator) -> float
     R is the sum of the outputs for an image of ones through the absolute weights. Source:
     H. Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic
     flow", arXiv 2006.05467. Changed: LayerNorm passes its input on (it would undo the flow, as
-    batch norm does, which the authors leave out too), in float64, and the logarithm, which changes
-    no order.
+    batch norm does, which the authors leave out too), and attention is the mean of the values: its
+    logits have no bound then, and of a saturated softmax not even the gradient can be computed. In
+    float64, and the logarithm, which changes no order.
     """
-    linear, flow = _flow(model, batch)
+    linear = _absolute(model)
+    norms = [module for module in linear.modules() if isinstance(module, NORMS)]
+    hooks = [norm.register_forward_hook(lambda _, inputs, output: inputs[0]) for norm in norms]
+    for module in linear.modules():
+        if isinstance(module, Attention):
+            queries = module.qkv.weight.detach().chunk(3)[0]
+            queries.zero_()
+    flow = _flow(linear, batch)
+    for hook in hooks:
+        hook.remove()
     grads = _gradients(linear, flow)
     flows = [float((weight.detach() * grad).sum()) for weight, grad in grads.items()]
     return _log(sum(flows))
@@ -91,10 +101,13 @@ def dss(model: nn.Module, batch: Batch, generator: torch.Generator) -> float:
 
     Source: Q. Zhou et al., "Training-free transformer architecture search", arXiv 2203.12217: the
     sum over the matrices of attention of || dR/dW ||_nuc || W ||_nuc, plus the sum over weights of
-    MLPs of w dR/dw; R as SynFlow's (as in the authors' code). Here q, k, v and the output
-    projection are a matrix each. Changed: as in `synflow`.
+    MLPs of | w dR/dw |; R is the sum of the outputs for an image of ones through the absolute
+    weights, norms included (so the authors' code). Here q, k, v and the output projection are a
+    matrix each, and the embeddings and the classifier, which that code adds, are left out. In
+    float64, and the logarithm.
     """
-    linear, flow = _flow(model, batch)
+    linear = _absolute(model)
+    flow = _flow(linear, batch)
     grads = _gradients(linear, flow)
     diversity = saliency = 0.0
     for module in linear.modules():
@@ -105,7 +118,7 @@ def dss(model: nn.Module, batch: Batch, generator: torch.Generator) -> float:
                     diversity += float(_nuclear(grad) * _nuclear(weight))
         elif isinstance(module, FeedForward):
             for layer in (module.fc1, module.fc2):
-                saliency += float((layer.weight.detach() * grads[layer.weight]).sum())
+                saliency += float((layer.weight.detach() * grads[layer.weight]).abs().sum())
     return _log(diversity + saliency)
 
 
@@ -165,22 +178,19 @@ def _gradients(model: nn.Module, value: Tensor) -> dict[Tensor, Tensor]:
     return {weight: grad for weight, grad in found if grad is not None}
 
 
-def _flow(model: nn.Module, batch: Batch) -> tuple[nn.Module, Tensor]:
-    """A copy with absolute weights, and the sum of its outputs for an image of ones."""
+def _absolute(model: nn.Module) -> nn.Module:
+    """A copy with absolute weights, in float64."""
     linear = copy.deepcopy(model).double()
     with torch.no_grad():
         for weight in linear.parameters():
             weight.abs_()
-    ones = torch.ones_like(batch.x_BCHW[:1], dtype=torch.float64)
-    hooks = [
-        module.register_forward_hook(lambda _, inputs, output: inputs[0])
-        for module in linear.modules()
-        if isinstance(module, NORMS)
-    ]
-    flow = linear(ones).sum()
-    for hook in hooks:
-        hook.remove()
-    return linear, flow
+    return linear
+
+
+def _flow(model: nn.Module, batch: Batch) -> Tensor:
+    """The sum of the outputs for an image of ones."""
+    total: Tensor = model(torch.ones_like(batch.x_BCHW[:1], dtype=torch.float64)).sum()
+    return total
 
 
 @contextlib.contextmanager

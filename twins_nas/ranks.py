@@ -100,7 +100,8 @@ def top_k_regret(
     Raises:
         ValueError: as `kendall`, or a k that is not between 1 and the number of items.
     """
-    statistic = regret(*checked(score, truth), k)
+    score_N, truth_N = checked(score, truth)
+    statistic = regret(score_N, truth_N, k)
     return _bootstrapped(statistic, len(score), rng, level, draws)
 
 
@@ -154,7 +155,9 @@ def tau_ceiling(reliable: float) -> float:
     return 2 / math.pi * math.asin(math.sqrt(reliable))
 
 
-def checked(score: Sequence[float] | Vector, truth: Sequence[float] | Vector) -> tuple[Vector, ...]:
+def checked(
+    score: Sequence[float] | Vector, truth: Sequence[float] | Vector
+) -> tuple[Vector, Vector]:
     """Both as arrays, fit to be ranked.
 
     Raises:
@@ -164,7 +167,7 @@ def checked(score: Sequence[float] | Vector, truth: Sequence[float] | Vector) ->
         raise ValueError(f"{len(score)} scores cannot be ranked against {len(truth)} truths")
     if len(score) < 3:
         raise ValueError(f"ranks of {len(score)} items say nothing: at least 3 are needed")
-    both = tuple(np.array(values, dtype=float) for values in (score, truth))
+    both = np.array(score, dtype=float), np.array(truth, dtype=float)
     for values_N, what in zip(both, ("scores", "truths"), strict=True):
         if not np.isfinite(values_N).all():
             raise ValueError(f"the {what} are not all finite numbers")

@@ -113,7 +113,7 @@ class Truth:
         others = np.flatnonzero(~whole_N)
         return self._kept(whole_N), tuple(self.labels[place] for place in others)
 
-    def _kept(self, chosen_N: Vector) -> Truth:
+    def _kept(self, chosen_N: Any) -> Truth:
         places = np.flatnonzero(chosen_N)
         kept: dict[str, Any] = {}
         for item in fields(self):
