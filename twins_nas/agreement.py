@@ -184,7 +184,9 @@ def findings(
         Scores(PARAMS, BASELINE, truth.params_N[None]),
     ]
     chance = Scores(RANDOM, BASELINE, random_MN)
-    runs: dict[int, Vector] = {RANDOM_RANKINGS: np.eye(RANDOM_RANKINGS)[_any(rng, draws)]}
+    # Each resample has one of the random rankings, so that the interval is of a single one.
+    single_BM = np.eye(RANDOM_RANKINGS)[rng.integers(RANDOM_RANKINGS, size=draws)]
+    runs: dict[int, Vector] = {RANDOM_RANKINGS: single_BM}
     rows = []
     for one in [*scores, *rivals, chance]:
         count = len(one.values_MN)
@@ -232,12 +234,8 @@ def drawn(items: int, rng: np.random.Generator, draws: int) -> Vector:
 def bins_of(macs_N: Vector, bins: int) -> Vector:
     """The bin of each network, by MACs; equally many in each, to within one."""
     place_N = np.argsort(np.argsort(macs_N, kind="stable"), kind="stable")
-    return np.asarray(place_N * bins // len(macs_N), dtype=float)
-
-
-def _any(rng: np.random.Generator, draws: int) -> Vector:
-    """One of the random rankings for each resample: the interval is of a single one."""
-    return rng.integers(RANDOM_RANKINGS, size=draws)
+    found: Vector = (place_N * bins // len(macs_N)).astype(np.float64)
+    return found
 
 
 def _row(one: Scores, resamples: Resamples, bins_N: Vector, runs_BM: Vector) -> Row:
