@@ -20,15 +20,16 @@ RANKS = {
     4: ["recipes", "ablation_recipe", "explore_recipe", "runs", "model", "timm_models", "progress"],
     5: [
         *["data", "evaluate", "stats", "power", "verdicts", "sequential", "ranks"],
+        *["truth", "agreement"],
         *["provenance", "store", "tracking", "onnx_export"],
     ],
-    6: ["training", "deployable"],
+    6: ["training", "deployable", "proxies"],
     7: ["tuning"],
-    8: ["ablation", "effects"],
+    8: ["ablation", "effects", "banks"],
     9: ["report"],
     10: [
         *["pipeline", "search", "experiment", "exploration", "ablate", "instrument", "insight"],
-        *["profile", "export"],
+        *["banking", "bank", "ranking", "rank", "profile", "export"],
     ],
 }
 """Within a rank, files import one another in the order that they are named in."""
@@ -138,7 +139,8 @@ sys.meta_path.insert(0, Block())
             ["torch", "timm", "ray", "mlflow", "optuna", "matplotlib", "plotly", "scipy", "onnx"],
             "import twins_nas.config, twins_nas.recipes, twins_nas.search, twins_nas.cost,"
             " twins_nas.profile, twins_nas.export, twins_nas.ablate, twins_nas.ablation.variants,"
-            " twins_nas.insight",
+            " twins_nas.insight,"
+            " twins_nas.rank",
         ),
     ],
     ids=["core without its edges", "search without ray and mlflow", "a typo without torch"],

@@ -48,7 +48,7 @@ def kendall(
     Raises:
         ValueError: unequal lengths, fewer than 3 items, values that are not finite or all equal.
     """
-    return _bootstrapped(_tau(*_checked(score, truth)), len(score), rng, level, draws)
+    return _bootstrapped(tau(*checked(score, truth)), len(score), rng, level, draws)
 
 
 def kendall_difference(
@@ -64,7 +64,7 @@ def kendall_difference(
     Raises:
         ValueError: as `kendall`.
     """
-    one, two = _tau(*_checked(score, truth)), _tau(*_checked(other, truth))
+    one, two = tau(*checked(score, truth)), tau(*checked(other, truth))
     return _bootstrapped(lambda w_BN: one(w_BN) - two(w_BN), len(score), rng, level, draws)
 
 
@@ -80,13 +80,7 @@ def spearman(
     Raises:
         ValueError: as `kendall`.
     """
-    below = [np.heaviside(x_N[:, None] - x_N, 0.5) for x_N in _checked(score, truth)]
-
-    def rho(w_BN: Vector) -> Vector:
-        first_BN, second_BN = (w_BN @ below_NN.T for below_NN in below)
-        return _correlation(first_BN, second_BN, w_BN)
-
-    return _bootstrapped(rho, len(score), rng, level, draws)
+    return _bootstrapped(rho(*checked(score, truth)), len(score), rng, level, draws)
 
 
 def top_k_regret(
@@ -106,20 +100,9 @@ def top_k_regret(
     Raises:
         ValueError: as `kendall`, or a k that is not between 1 and the number of items.
     """
-    score_N, truth_N = _checked(score, truth)
-    if not 1 <= k <= len(score_N):
-        raise ValueError(f"the best {k} of {len(score_N)} items cannot be taken")
-    order_N = np.lexsort((truth_N, -score_N))
-    sorted_N = truth_N[order_N]
-
-    def regret(w_BN: Vector) -> Vector:
-        w_BN = w_BN[:, order_N]
-        before_BN = np.cumsum(w_BN, axis=1) - w_BN
-        best_B = np.max(np.where(w_BN > 0, sorted_N, -np.inf), axis=1)
-        taken_B = np.max(np.where((w_BN > 0) & (before_BN < k), sorted_N, -np.inf), axis=1)
-        return np.asarray(best_B - taken_B)
-
-    return _bootstrapped(regret, len(score), rng, level, draws)
+    score_N, truth_N = checked(score, truth)
+    statistic = regret(score_N, truth_N, k)
+    return _bootstrapped(statistic, len(score), rng, level, draws)
 
 
 def reliability(
@@ -140,7 +123,7 @@ def reliability(
     found_NS = np.array(values_NS, dtype=float)
     if found_NS.ndim != 2 or found_NS.shape[1] < 2:
         raise ValueError("each item needs the values of the same two or more seeds")
-    _checked(found_NS.mean(axis=1), found_NS.mean(axis=1))
+    checked(found_NS.mean(axis=1), found_NS.mean(axis=1))
     found_NS = (found_NS - found_NS.mean()) / found_NS.std()
     seeds = found_NS.shape[1]
     half = seeds // 2
@@ -172,13 +155,19 @@ def tau_ceiling(reliable: float) -> float:
     return 2 / math.pi * math.asin(math.sqrt(reliable))
 
 
-def _checked(score: Sequence[float] | Vector, truth: Sequence[float] | Vector) -> list[Vector]:
-    """Both as arrays, fit to be ranked."""
+def checked(
+    score: Sequence[float] | Vector, truth: Sequence[float] | Vector
+) -> tuple[Vector, Vector]:
+    """Both as arrays, fit to be ranked.
+
+    Raises:
+        ValueError: unequal lengths, fewer than 3 items, values that are not finite or all equal.
+    """
     if len(score) != len(truth):
         raise ValueError(f"{len(score)} scores cannot be ranked against {len(truth)} truths")
     if len(score) < 3:
         raise ValueError(f"ranks of {len(score)} items say nothing: at least 3 are needed")
-    both = [np.array(values, dtype=float) for values in (score, truth)]
+    both = np.array(score, dtype=float), np.array(truth, dtype=float)
     for values_N, what in zip(both, ("scores", "truths"), strict=True):
         if not np.isfinite(values_N).all():
             raise ValueError(f"the {what} are not all finite numbers")
@@ -187,18 +176,54 @@ def _checked(score: Sequence[float] | Vector, truth: Sequence[float] | Vector) -
     return both
 
 
-def _tau(score_N: Vector, truth_N: Vector) -> Statistic:
-    """Tau-b as a function of weights."""
+def tau(score_N: Vector, truth_N: Vector, bins_N: Vector | None = None) -> Statistic:
+    """Tau-b as a function of weights; with bins, of the pairs within a bin alone."""
     first_NN, second_NN = (np.sign(x_N[:, None] - x_N) for x_N in (score_N, truth_N))
+    if bins_N is not None:
+        first_NN, second_NN = (
+            pairs_NN * (bins_N[:, None] == bins_N) for pairs_NN in (first_NN, second_NN)
+        )
 
-    def tau(w_BN: Vector) -> Vector:
+    def statistic(w_BN: Vector) -> Vector:
         agreed, one, two = (
             np.sum((w_BN @ pairs_NN) * w_BN, axis=1)
             for pairs_NN in (first_NN * second_NN, first_NN**2, second_NN**2)
         )
         return _ratio(agreed, one * two)
 
-    return tau
+    return statistic
+
+
+def rho(score_N: Vector, truth_N: Vector) -> Statistic:
+    """Spearman's rho as a function of weights."""
+    below = [np.heaviside(x_N[:, None] - x_N, 0.5) for x_N in (score_N, truth_N)]
+
+    def statistic(w_BN: Vector) -> Vector:
+        first_BN, second_BN = (w_BN @ below_NN.T for below_NN in below)
+        return _correlation(first_BN, second_BN, w_BN)
+
+    return statistic
+
+
+def regret(score_N: Vector, truth_N: Vector, k: int) -> Statistic:
+    """The regret of the first k as a function of weights.
+
+    Raises:
+        ValueError: a k that is not between 1 and the number of items.
+    """
+    if not 1 <= k <= len(score_N):
+        raise ValueError(f"the best {k} of {len(score_N)} items cannot be taken")
+    order_N = np.lexsort((truth_N, -score_N))
+    sorted_N = truth_N[order_N]
+
+    def statistic(w_BN: Vector) -> Vector:
+        w_BN = w_BN[:, order_N]
+        before_BN = np.cumsum(w_BN, axis=1) - w_BN
+        best_B = np.max(np.where(w_BN > 0, sorted_N, -np.inf), axis=1)
+        taken_B = np.max(np.where((w_BN > 0) & (before_BN < k), sorted_N, -np.inf), axis=1)
+        return np.asarray(best_B - taken_B)
+
+    return statistic
 
 
 def _correlation(x_BN: Vector, y_BN: Vector, w_BN: Vector) -> Vector:

@@ -1,0 +1,173 @@
+"""Does a supernet rank? Its members' accuracy against that of networks trained alone.
+
+`python -m twins_nas.rank --supernet runs/X --bank svt-micro`: Kendall's tau, Spearman's rho and
+top-k regret with intervals, beside the noise ceiling, MACs, params, chance and zero-cost proxies.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from twins_nas.errors import UserError, exit_with
+from twins_nas.files import locked
+from twins_nas.recipes import SearchRecipe
+from twins_nas.runs import RunFolder
+
+if TYPE_CHECKING:
+    from twins_nas.truth import Truth
+
+SHOWN = 5
+"""Networks that a refusal names."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m twins_nas.rank", description=__doc__)
+    add = parser.add_argument
+    add(
+        "--supernet",
+        action="append",
+        metavar="RUN",
+        help="a search's run, by its name or folder; again for each further seed",
+    )
+    add("--bank", metavar="CSV", help="networks trained alone: a line for each run")
+    add(
+        "--part",
+        choices=("tuning", "held-out", "all"),
+        default="held-out",
+        help="the bank's networks to rank (default: held-out)",
+    )
+    add("--images", type=int, metavar="N", help="validation images of a score (default: all)")
+    add(
+        "--score",
+        choices=("loss", "top1"),
+        default="loss",
+        help="the headline; both are told (default: loss, which is finer)",
+    )
+    add("--bins", type=int, default=4, metavar="N", help="bins of MACs (default: 4)")
+    add(
+        "--proxy-images",
+        type=int,
+        default=64,
+        metavar="N",
+        help="training images of the zero-cost proxies' batch (default: 64)",
+    )
+    add(
+        "--proxy-seeds",
+        type=int,
+        default=3,
+        metavar="N",
+        help="initial weights that a proxy is the mean over (default: 3)",
+    )
+    add("--seed", type=int, default=0, help="of the resamples and the proxies' batch")
+    add("--name", help="the ranking's name (default: of bank, part and first supernet)")
+    add(
+        "--out",
+        type=Path,
+        default=Path("runs"),
+        metavar="DIR",
+        help="where runs are kept (default: runs)",
+    )
+    add("--data-root", metavar="DIR", help="where the data set's files lie (default: the run's)")
+    add("--download", action="store_true", help="allow the data to be downloaded into --data-root")
+    add("--device", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
+    return parser
+
+
+def checked(args: argparse.Namespace) -> None:
+    """Refuses what is seen from the command line alone.
+
+    Raises:
+        UserError: an option lacks, or a number is too small.
+    """
+    if not args.supernet:
+        raise UserError("--supernet is missing, such as --supernet runs/svt-nsga2.")
+    if not args.bank:
+        raise UserError("--bank is missing: the networks that were trained alone.")
+    for name in ("images", "bins", "proxy_images", "proxy_seeds"):
+        value, least = getattr(args, name), 2 if name == "proxy_images" else 1
+        if value is not None and value < least:
+            raise UserError(f"--{name.replace('_', '-')} needs at least {least}.")
+    if args.seed < 0:
+        raise UserError("--seed needs at least 0.")
+
+
+def load_bank(name: str) -> Truth:
+    """The bank of a name or a file.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    from twins_nas.truth import read_truth
+
+    return read_truth(Path(name))
+
+
+def unlike(recipes: Sequence[SearchRecipe]) -> list[str]:
+    """What keeps supernets from being seeds of one training, in sentences."""
+    said = []
+    trainings = [(recipe.supernet, recipe.data) for recipe in recipes]
+    if any(training != trainings[0] for training in trainings):
+        said.append("The supernets differ in more than their seeds: their mean is of no training.")
+    if len({recipe.seed for recipe in recipes}) < len(recipes):
+        said.append("Supernets share a seed, so they are not independent.")
+    return said
+
+
+def main() -> int:
+    """The command."""
+    args = parser().parse_args()
+    checked(args)
+    opened = [RunFolder.open(args.out, name) for name in args.supernet]
+    for folder, *_ in opened:
+        if not folder.weights.is_file():
+            raise UserError(
+                f"{folder.path} has no {folder.weights.name}: its training is not finished; go on"
+                f" with it by python -m twins_nas.search --resume {folder.path}."
+            )
+    if len({folder.path.resolve() for folder, *_ in opened}) < len(opened):
+        raise UserError("--supernet names a run twice; each counts as a seed of its own.")
+    truth, lacking = load_bank(args.bank).part(args.part).whole()
+    notes = [f"Left out, for they lack a run of a seed: {', '.join(lacking)}."] if lacking else []
+    from twins_nas.agreement import check_size
+
+    check_size(truth, args.bins)
+    notes += unlike([recipe for _, _, recipe, _ in opened])
+    data = {recipe.data.name for _, _, recipe, _ in opened}
+    if truth.data and data != {truth.data}:
+        others = ", ".join(sorted(data))
+        notes.append(f"The bank was trained on {truth.data}, the supernets on {others}.")
+    from twins_nas.ranking import Asked, Ranking, Supernet, outsiders
+
+    supernets = [
+        Supernet(folder, space, recipe, settings.data_root)
+        for folder, space, recipe, settings in opened
+    ]
+    if strange := outsiders(supernets, truth):
+        more = len(strange) - SHOWN
+        raise UserError("\n".join(strange[:SHOWN] + [f"... and {more} more."] * (more > 0)))
+    asked = Asked(
+        images=args.images,
+        headline=args.score,
+        bins=args.bins,
+        proxy_images=args.proxy_images,
+        proxy_seeds=args.proxy_seeds,
+        seed=args.seed,
+        device=args.device,
+        data_root=args.data_root,
+        download=args.download,
+    )
+    folder = args.out / (args.name or f"rank-{truth.name}-{args.part}-{supernets[0].name}")
+    with locked(folder, f"Another process ranks in {folder}; give another --name."):
+        try:
+            Ranking(folder, supernets, truth, asked, tuple(notes)).run()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("Scores are kept; the same command goes on.") from None
+    return 0
+
+
+if __name__ == "__main__":
+    exit_with(main)
