@@ -17,16 +17,22 @@ RANKS = {
     1: ["arch"],
     2: ["seeds", "published", "cost", "yaml_nodes", "schema"],
     3: ["space", "space_schema", "space_fill", "space_yaml", "config"],
-    4: ["recipes", "ablation_recipe", "explore_recipe", "runs", "model", "timm_models", "progress"],
+    4: [
+        *["recipes", "ablation_recipe", "explore_recipe", "bank_recipe"],
+        *["runs", "model", "timm_models", "progress"],
+    ],
     5: [
         *["data", "evaluate", "stats", "power", "verdicts", "sequential", "ranks"],
         *["provenance", "store", "tracking", "onnx_export"],
     ],
     6: ["training", "deployable"],
     7: ["tuning"],
-    8: ["ablation"],
+    8: ["ablation", "banks"],
     9: ["report"],
-    10: ["pipeline", "search", "experiment", "exploration", "ablate", "profile", "export"],
+    10: [
+        *["pipeline", "search", "experiment", "exploration", "ablate"],
+        *["banking", "bank", "profile", "export"],
+    ],
 }
 """Within a rank, files import one another in the order that they are named in."""
 
@@ -134,7 +140,8 @@ sys.meta_path.insert(0, Block())
         (
             ["torch", "timm", "ray", "mlflow", "optuna", "matplotlib", "plotly", "scipy", "onnx"],
             "import twins_nas.config, twins_nas.recipes, twins_nas.search, twins_nas.cost,"
-            " twins_nas.profile, twins_nas.export, twins_nas.ablate, twins_nas.ablation.variants",
+            " twins_nas.profile, twins_nas.export, twins_nas.ablate, twins_nas.ablation.variants,"
+            " twins_nas.bank, twins_nas.banks.bank",
         ),
     ],
     ids=["core without its edges", "search without ray and mlflow", "a typo without torch"],

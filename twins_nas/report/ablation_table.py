@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from twins_nas.ablation.analysis import Findings, Row
-from twins_nas.files import write_text
+from twins_nas.files import write_csv
 from twins_nas.report.rows import About, macs_text, params_text
 from twins_nas.stats import Interval, Summary
 
@@ -66,11 +64,16 @@ def as_markdown(headers: Sequence[str], lines: Sequence[Sequence[str]], left: Se
 
 def plain_table(findings: Findings) -> str:
     """The table as text without frames."""
-    lines = [HEADERS, *cells(findings)]
+    return as_plain(HEADERS, cells(findings), LEFT)
+
+
+def as_plain(headers: Sequence[str], lines: Sequence[Sequence[str]], left: Sequence[int]) -> str:
+    """Lines of texts as a table without frames; columns are set right, but for the `left` ones."""
+    lines = [headers, *lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
-            text.ljust(width) if at in LEFT else text.rjust(width)
+            text.ljust(width) if at in left else text.rjust(width)
             for at, (text, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
@@ -128,13 +131,11 @@ def write_runs_csv(path: Path, findings: Findings, tests: dict[tuple[str, int], 
     Raises:
         UserError: the file cannot be written.
     """
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, CSV, lineterminator="\n")
-    writer.writeheader()
+    lines: list[dict[str, object]] = []
     for row in findings.rows:
         for result in row.results:
             test = tests.get((result.label, result.seed))
-            line = {
+            line: dict[str, object] = {
                 "variant": row.variant.name,
                 "base": row.variant.group,
                 "macs": row.variant.macs,
@@ -145,8 +146,8 @@ def write_runs_csv(path: Path, findings: Findings, tests: dict[tuple[str, int], 
                 if name not in line:
                     value = getattr(result, name, getattr(test, name, None))
                     line[name] = "" if value is None else value
-            writer.writerow(line)
-    write_text(path, text.getvalue())
+            lines.append(line)
+    write_csv(path, CSV, lines)
 
 
 def _cells(row: Row) -> tuple[str, ...]:

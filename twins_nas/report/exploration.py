@@ -9,10 +9,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from twins_nas.files import write_csv
 from twins_nas.report.ablation_page import card, frame
 from twins_nas.report.ablation_plots import axes_of
 from twins_nas.report.ablation_table import about_pairs, as_markdown
-from twins_nas.report.files import two, write_csv
+from twins_nas.report.files import two
 from twins_nas.report.plots import FAINT, FRONT, INK
 from twins_nas.report.rows import (
     About,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from twins_nas.arch import ArchConfig
-from twins_nas.files import write_text
+from twins_nas.files import write_csv, write_text
 from twins_nas.report.rows import FrontRow, interval
 from twins_nas.report.table import by_macs
 from twins_nas.tuning.results import Scored
@@ -136,19 +134,6 @@ def arch_files(rows: Sequence[FrontRow]) -> list[str]:
         f"{number:02d}{'_' if row.name else ''}{row.name.replace(', ', '_')}.yaml"
         for number, row in enumerate(by_macs(rows))
     ]
-
-
-def write_csv(path: Path, columns: Sequence[str], lines: Iterable[dict[str, object]]) -> None:
-    """Writes a table of lines with their columns, whole or not at all.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    write_text(path, text.getvalue())
 
 
 def two(value: float | None) -> str:
