@@ -213,7 +213,7 @@ def _list(plan: BankPlan) -> None:
     strata, members = plan.drawn(*IMAGES.get(recipe.data.name, UNREAD))
     print(f"{plan.name}: {recipe.question}")
     edges = ", ".join(f"{edge:,}" for edge in strata.edges)
-    print(f"{len(members)} networks of {plan.space.size():.3g}; strata at {edges} MACs")
+    print(f"{len(members)} networks; strata at {edges} MACs")
     for one in members:
         name = f" {one.name}:" if one.name else ""
         print(f"{one.number:3d}{name} {one.macs:,} MACs, {one.params:,} params, {one.part}")

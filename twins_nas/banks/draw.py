@@ -25,7 +25,7 @@ TUNING, HELD_OUT = PARTS = "tuning", "held-out"
 SEED = 0
 TILT = 5.0
 """The most that the logarithm of the odds of a choice's largest and smallest values is tilted."""
-TRIES = 2000
+TRIES = 1000
 """Draws without a network of a stratum after which it has no more."""
 
 
