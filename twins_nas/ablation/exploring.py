@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from twins_nas.ablation.results import Run
 from twins_nas.ablation.variants import Images, Part, Variant
 from twins_nas.arch import ArchConfig
-from twins_nas.bank_recipe import BANK
 from twins_nas.config import find, load_space, validated
 from twins_nas.cost import cost
 from twins_nas.errors import ConfigError
@@ -48,7 +47,7 @@ class ExplorePlan:
 def is_exploration(document: Document) -> bool:
     """Whether a recipe lets Optuna choose."""
     value = document.value
-    return isinstance(value, dict) and (EXPLORE in value or SPACE in value) and BANK not in value
+    return isinstance(value, dict) and (EXPLORE in value or SPACE in value)
 
 
 def plan_exploration(document: Document) -> ExplorePlan:
