@@ -17,7 +17,10 @@ RANKS = {
     1: ["arch"],
     2: ["seeds", "published", "cost", "yaml_nodes", "schema"],
     3: ["space", "space_schema", "space_fill", "space_yaml", "config"],
-    4: ["recipes", "ablation_recipe", "explore_recipe", "runs", "model", "timm_models", "progress"],
+    4: [
+        *["recipes", "ablation_recipe", "explore_recipe", "bank_recipe"],
+        *["runs", "model", "timm_models", "progress"],
+    ],
     5: [
         *["data", "evaluate", "stats", "power", "verdicts", "sequential", "ranks"],
         *["truth", "agreement"],
@@ -139,8 +142,7 @@ sys.meta_path.insert(0, Block())
             ["torch", "timm", "ray", "mlflow", "optuna", "matplotlib", "plotly", "scipy", "onnx"],
             "import twins_nas.config, twins_nas.recipes, twins_nas.search, twins_nas.cost,"
             " twins_nas.profile, twins_nas.export, twins_nas.ablate, twins_nas.ablation.variants,"
-            " twins_nas.insight,"
-            " twins_nas.rank",
+            " twins_nas.insight, twins_nas.rank, twins_nas.bank, twins_nas.banks.bank",
         ),
     ],
     ids=["core without its edges", "search without ray and mlflow", "a typo without torch"],

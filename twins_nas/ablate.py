@@ -14,20 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from twins_nas.ablation.exploring import ExplorePlan, is_exploration, plan_exploration
+from twins_nas.ablation.header import check_own
 from twins_nas.ablation.results import AblationFolder
 from twins_nas.ablation.variants import Images, Variant, expand
 from twins_nas.ablation_recipe import AblationRecipe
+from twins_nas.bank_recipe import BANK
 from twins_nas.config import find, validated
 from twins_nas.cost import cost
 from twins_nas.errors import ConfigError, UserError, exit_with
 from twins_nas.files import write_text
-from twins_nas.recipes import IMAGES, absolute_data
+from twins_nas.recipes import IMAGES, UNREAD, absolute_data
 from twins_nas.runs import Settings
 from twins_nas.tuning.spec import named_members
 from twins_nas.yaml_nodes import Document, read, write
-
-UNREAD = (3, 10)
-"""Channels and classes of an image folder, before anybody has looked into it."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +116,9 @@ def planned(path: str | Path, changes: dict[str, Any] | None = None) -> Plan | E
         UserError: all faults.
     """
     document = read(path)
+    if isinstance(document.value, dict) and BANK in document.value:
+        said = f"is of a bank; build it by: python -m twins_nas.bank build {path}"
+        raise ConfigError([document.fault((BANK,), said)])
     if is_exploration(document):
         return plan_exploration(document.changed(changes or {}))
     if "explore.trials" in (changes or {}):
@@ -135,7 +137,7 @@ def begin(args: argparse.Namespace, plan: Plan | ExplorePlan, path: Path) -> Wor
     about = (root, args.download, args.local, args.device)
     settings = Settings(*about, parallel=args.parallel, recipe=str(path.absolute()))
     if args.write_result:
-        _check_own(plan, settings)
+        _check_own(plan, settings.recipe)
     folder = AblationFolder.make(args.out, name)
     write_text(folder.recipe_file, write(plan.document.value))
     folder.write_settings(settings)
@@ -156,7 +158,7 @@ def resumed(args: argparse.Namespace) -> Work:
     folder = AblationFolder.locate(args.out, args.resume)
     plan, settings = planned(folder.recipe_file), folder.read_settings()
     if args.write_result:
-        _check_own(plan, settings)
+        _check_own(plan, settings.recipe)
     local, parallel = args.local or settings.local, args.parallel or settings.parallel
     return Work(folder, plan, dataclasses.replace(settings, local=local, parallel=parallel))
 
@@ -209,18 +211,8 @@ def _run(work: Work, retry_failed: bool, into_recipe: bool) -> None:
     Experiment(*about, retry_failed, into_recipe).run()
 
 
-def _check_own(plan: Plan | ExplorePlan, settings: Settings) -> None:
-    """Lets no result into a recipe that it is not of."""
-    file = settings.recipe
-    if (
-        file is None
-        or not Path(file).is_file()
-        or planned(file).document.value != plan.document.value
-    ):
-        raise UserError(
-            f"--write-result: what runs is not what {file} says (it was changed, or the command"
-            " line changes it), so its comment cannot hold the result."
-        )
+def _check_own(plan: Plan | ExplorePlan, recipe: str | None) -> None:
+    check_own(recipe, plan.document.value, lambda path: planned(path).document.value)
 
 
 def _list(plan: Plan) -> None:

@@ -5,7 +5,7 @@ What is explored is kept as it was written: `ablation.exploring` makes a space o
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -16,15 +16,6 @@ Objective = Literal["top1", "macs", "params"]
 COSTS = ("macs", "params")
 GENERATION = 16
 EXPLORE, SPACE = "explore", "space"
-FOREIGN = {
-    "variants": "Optuna chooses the variants; give the space that it chooses from, as `space`",
-    "vary": "Optuna chooses the variants; give the space that it chooses from, as `space`",
-    "base": "belongs into the space: `space: {base: ..., stages: [...]}`",
-    "input_size": "belongs into the space: `space: {input_size: ..., stages: [...]}`",
-    "compare": "an exploration compares nothing with a baseline; an ablation of its best ones does",
-    "match": "MACs are what an exploration trades accuracy for, so they are not held equal",
-}
-"""Keys of an ablation that an exploration has no use for, and why."""
 
 
 class ExploreSpec(Model):
@@ -74,30 +65,51 @@ class ExploreSpec(Model):
         return self
 
 
-class ExploreRecipe(RunsRecipe):
-    """One question, answered by a front of networks, each trained alone."""
+class SpaceRecipe(RunsRecipe):
+    """Networks of a space, each trained alone: what explorations and banks share."""
+
+    FOREIGN: ClassVar[dict[str, str]]
+    """Keys of the recipe that it has no use for, and why."""
+    AUTO: ClassVar[str]
+    """Why the number of seeds is not left open."""
 
     space: Any = Field(
-        description="what the networks are chosen from: a file, the name of a shipped space, or its"
-        " keys"
-    )
-    explore: ExploreSpec = Field(description="who chooses, how many, and what for")
-    seeds: Annotated[SeedsRecipe, BeforeValidator(seeds_of)] = Field(
-        default=SeedsRecipe(numbers=(0,), first=1),
-        description="how many, or which: each trial has the first, the front's networks all",
+        description="what the networks are of: a file, the name of a shipped space, or its keys"
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _nothing_of_an_ablation(cls, value: Any) -> Any:
-        found = [word for word in FOREIGN if isinstance(value, dict) and word in value]
+    def _nothing_foreign(cls, value: Any) -> Any:
+        found = [word for word in cls.FOREIGN if isinstance(value, dict) and word in value]
         if found:
-            raise problem_at((found[0],), value[found[0]], FOREIGN[found[0]])
+            raise problem_at((found[0],), value[found[0]], cls.FOREIGN[found[0]])
         return value
 
     @model_validator(mode="after")
     def _a_number_of_seeds(self) -> Self:
         if self.seeds.auto:
-            said = "auto adds seeds until there is a verdict, which an exploration gives none of"
-            raise problem_at(("seeds",), None, said, "a number, or a list")
+            raise problem_at(("seeds",), None, self.AUTO, "a number, or a list")
         return self
+
+
+class ExploreRecipe(SpaceRecipe):
+    """One question, answered by a front of networks, each trained alone."""
+
+    FOREIGN: ClassVar[dict[str, str]] = {
+        "variants": "Optuna chooses the variants; give the space that it chooses from, as `space`",
+        "vary": "Optuna chooses the variants; give the space that it chooses from, as `space`",
+        "base": "belongs into the space: `space: {base: ..., stages: [...]}`",
+        "input_size": "belongs into the space: `space: {input_size: ..., stages: [...]}`",
+        "compare": "an exploration compares nothing with a baseline; an ablation of its best ones"
+        " does",
+        "match": "MACs are what an exploration trades accuracy for, so they are not held equal",
+    }
+    AUTO: ClassVar[str] = (
+        "auto adds seeds until there is a verdict, which an exploration gives none of"
+    )
+
+    explore: ExploreSpec = Field(description="who chooses, how many, and what for")
+    seeds: Annotated[SeedsRecipe, BeforeValidator(seeds_of)] = Field(
+        default=SeedsRecipe(numbers=(0,), first=1),
+        description="how many, or which: each trial has the first, the front's networks all",
+    )

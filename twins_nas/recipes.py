@@ -37,6 +37,8 @@ IMAGES = {
     "cifar100": (3, 100),
 }
 """Channels and classes of the data sets that have a name."""
+UNREAD = (3, 10)
+"""The same of an image folder, before anybody has looked into it."""
 
 Objective = Literal["top1", "loss", "macs", "params"]
 Switch = Annotated[bool, Field(strict=True)]

@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from twins_nas.ablation.results import Run
 from twins_nas.ablation.variants import Images, Part, Variant
@@ -20,7 +20,7 @@ from twins_nas.arch import ArchConfig
 from twins_nas.config import find, load_space, validated
 from twins_nas.cost import cost
 from twins_nas.errors import ConfigError
-from twins_nas.explore_recipe import EXPLORE, SPACE, ExploreRecipe
+from twins_nas.explore_recipe import EXPLORE, SPACE, ExploreRecipe, SpaceRecipe
 from twins_nas.recipes import TrainingRecipe
 from twins_nas.space import SearchSpace
 from twins_nas.space_schema import Space
@@ -31,6 +31,8 @@ from twins_nas.yaml_nodes import Document, parse, shown
 if TYPE_CHECKING:
     from twins_nas.ablation.work import Place
     from twins_nas.tuning.runner import Evaluator
+
+AnyRecipe = TypeVar("AnyRecipe", bound=SpaceRecipe)
 
 
 @dataclass(frozen=True)
@@ -54,23 +56,50 @@ def plan_exploration(document: Document) -> ExplorePlan:
     Raises:
         ConfigError: all faults of the recipe, or all of the space.
     """
-    recipe = validated(document, ExploreRecipe)
-    space = _space(document, recipe.space)
-    place, size, trials = (SPACE,), space.input_size, recipe.explore.trials
+    found, recipe, space = settled(document, ExploreRecipe)
+    check_members(document, (EXPLORE, "trials"), recipe.explore.trials, "trials", space, 4)
+    return ExplorePlan(found, recipe, space)
+
+
+def settled(document: Document, model: type[AnyRecipe]) -> tuple[Document, AnyRecipe, SearchSpace]:
+    """The recipe of a document and its space, and the document with the space whole.
+
+    Raises:
+        ConfigError: all faults of the recipe, or all of the space.
+    """
+    recipe = validated(document, model)
+    space = space_of(document, recipe.space)
+    size = space.input_size
     if size[0] != size[1]:
         said = f"a training takes square images, not {size[0]}x{size[1]}; give one input_size"
-        raise ConfigError([document.fault((*place, "input_size"), said)])
-    if (members := space.size()) < trials:
-        networks = "one network" if members == 1 else f"{members} different networks"
-        said = f"{trials} trials are more than the space has: {networks}"
-        allowed = f"4 to {members}" if members >= 4 else "a larger space"
-        raise ConfigError([document.fault((EXPLORE, "trials"), said, allowed)])
+        raise ConfigError([document.fault((SPACE, "input_size"), said)])
     whole = parse(dump_space(space), document.file).value
     found = replace(document, value={**document.value, SPACE: whole})
-    return ExplorePlan(found, recipe.model_copy(update={"input_size": size[0]}), space)
+    return found, recipe.model_copy(update={"input_size": size[0]}), space
 
 
-def _space(document: Document, given: Any) -> SearchSpace:
+def check_members(
+    document: Document,
+    place: tuple[str, ...],
+    wanted: int,
+    what: str,
+    space: SearchSpace,
+    least: int,
+) -> None:
+    """Raises ConfigError where a recipe wants more networks than its space has."""
+    if (members := space.size()) < wanted:
+        networks = "one network" if members == 1 else f"{members} different networks"
+        said = f"{wanted} {what} are more than the space has: {networks}"
+        allowed = f"{least} to {members}" if members >= least else "a larger space"
+        raise ConfigError([document.fault(place, said, allowed)])
+
+
+def space_of(document: Document, given: Any) -> SearchSpace:
+    """The space that the key `space` of a document gives, by name, file or keys.
+
+    Raises:
+        ConfigError: all faults of the space.
+    """
     place = (SPACE,)
     if isinstance(given, str):
         try:

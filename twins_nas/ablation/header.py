@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+from twins_nas.errors import UserError
 from twins_nas.files import told, write_text
 
 WIDTH = 100
@@ -25,6 +28,20 @@ def write_result(recipe: str | None, cost: str, result: str) -> Path:
     today = datetime.now().astimezone().date().isoformat()
     write_text(path, with_result(text, f"{cost}, {today}.", result))
     return path
+
+
+def check_own(recipe: str | None, plan: Any, reread: Callable[[Path], Any]) -> None:
+    """Lets no result into a recipe that it is not of: `reread` gives the plan that the file has.
+
+    Raises:
+        UserError: the file is gone, or is not what runs.
+    """
+    if recipe is None or not Path(recipe).is_file() or reread(Path(recipe)) != plan:
+        file = recipe or "a recipe"
+        raise UserError(
+            f"--write-result: what runs is not what {file} says (it was changed, or the command"
+            " line changes it), so its comment cannot hold the result."
+        )
 
 
 def with_result(text: str, cost: str, result: str) -> str:

@@ -81,6 +81,16 @@ def log_is_better(macs: Sequence[float]) -> bool:
     return bool(macs) and min(macs) > 0 and max(macs) / min(macs) >= LOG_FROM
 
 
+def log_axis(axes: Any) -> None:
+    """Makes the axis of MACs logarithmic, its numbers plain."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
 def lowest_shown(rows: Sequence[FrontRow], top1: Sequence[float]) -> float:
     """Where the axis of accuracies begins: below all rows, and all but a tenth of the scores."""
     bottom = min(row.val_interval[0] for row in rows)
@@ -156,15 +166,10 @@ def _draw_names(axes: Any, places: Sequence[NamePlace]) -> None:
 def _scale(
     axes: Any, rows: Sequence[FrontRow], dots: Sequence[tuple[float, float]], log_x: bool | None
 ) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
     macs = [row.macs / MEGA for row in rows] + [x for x, _ in dots]
     log = log_is_better(macs) if log_x is None else log_x
     if log:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        log_axis(axes)
     bottom = lowest_shown(rows, [y for _, y in dots])
     places, begin = name_places(rows, bottom, log)
     _draw_names(axes, places)
