@@ -33,7 +33,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="RUN",
         help="a search's run, by its name or folder; again for each further seed",
     )
-    add("--bank", metavar="CSV", help="networks trained alone: a line for each run")
+    add(
+        "--bank",
+        metavar="BANK",
+        help="networks trained alone: a shipped bank, the folder of one, or a CSV file with a line"
+        " for each run",
+    )
     add(
         "--part",
         choices=("tuning", "held-out", "all"),
@@ -96,14 +101,18 @@ def checked(args: argparse.Namespace) -> None:
 
 
 def load_bank(name: str) -> Truth:
-    """The bank of a name or a file.
+    """The bank of a name, a folder or a file.
 
     Raises:
         UserError: there is none, or it is damaged.
     """
-    from twins_nas.truth import read_truth
+    from twins_nas.banks.bank import load
+    from twins_nas.truth import Truth, read_truth
 
-    return read_truth(Path(name))
+    if name.endswith(".csv"):
+        return read_truth(Path(name))
+    bank = load(name)
+    return Truth.of(bank, bank.header.data.name)
 
 
 def unlike(recipes: Sequence[SearchRecipe]) -> list[str]:
