@@ -71,8 +71,9 @@ def inherit(supernet: Backbone, subnet: Backbone, head: bool = True) -> None:
         if head or not name.startswith("head."):
             weights[taken[name].flatten().long()] = value.flatten().to(weights)
     own = list(supernet.parameters())
+    parts = torch.split(weights, [parameter.numel() for parameter in own])
     with torch.no_grad():
-        for parameter, values in zip(own, weights.split([p.numel() for p in own]), strict=True):
+        for parameter, values in zip(own, parts, strict=True):
             parameter.copy_(values.view_as(parameter))
 
 

@@ -23,7 +23,8 @@ class Average:
     def __init__(self, model: Backbone, decay: float) -> None:
         def towards(averages: Sequence[Any], weights: Sequence[Any], n: Any) -> None:
             early = (1 + int(n)) / (10 + int(n))
-            get_ema_multi_avg_fn(min(decay, early))(averages, weights, n)
+            average = get_ema_multi_avg_fn(min(decay, early))  # type: ignore[no-untyped-call]
+            average(averages, weights, n)
 
         self._averaged = AveragedModel(model, multi_avg_fn=towards)
         self._of = model

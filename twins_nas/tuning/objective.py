@@ -64,8 +64,9 @@ class Payload:
         weights = {name: value.cpu().numpy() for name, value in model.state_dict().items()}
         held = images.to("cpu").numpy() if isinstance(images, Images) else images
         about = (tuple(mean), tuple(std), model.in_chans, model.num_classes)
-        rest = (device, batch_size, threads, calibration, recipe)
-        return cls(model.space, weights, held, *about, *rest)
+        return cls(
+            model.space, weights, held, *about, device, batch_size, threads, calibration, recipe
+        )
 
     @property
     def bytes(self) -> int:
