@@ -1,6 +1,6 @@
 """A supernet's step beside the steps of the same networks, each extracted and trained alone.
 
-    python benchmarks/supernet_step.py                               # about a minute on two cores
+    python benchmarks/supernet_step.py                               # two threads on a CPU
     python benchmarks/supernet_step.py --space imagenet/svt_small --batch 64 --device cuda
 
 A step is the trainer's own: forward and backward passes, clipping, AdamW. The supernet's trains
