@@ -130,6 +130,25 @@ def test_the_whole_job_with_ray_and_its_kills(here: Path, folder_of_images: Path
         assert float(rows[number]["seconds"]) == pytest.approx(seconds, abs=1e-3)
 
 
+@pytest.mark.long
+def test_the_whole_job_with_switches(here: Path, folder_of_images: Path) -> None:
+    """Evaluators build the same supernet from its weights, tune its members, and score those."""
+    text = RECIPE.replace("checkpoint_seconds: 1", "ema: 0.9, separate: [pe], calibrate_steps: 1")
+    (here / "recipe.yaml").write_text(text.replace("trials: 14", "trials: 6\nseeds: 1"))
+    found = []
+    for name, more in (("ray", []), ("local", ["--local"])):
+        run(here, *job(folder_of_images, name, *more))
+        found.append(scored(here / "runs" / name))
+    for number, row in found[0].items():
+        assert row["arch"] == found[1][number]["arch"]
+        assert float(row["loss"]) == pytest.approx(float(found[1][number]["loss"]), rel=1e-3)
+    done = run(here, "--resume", "ray")
+    assert "6/6" in done.stderr
+    (here / "recipe.yaml").write_text(text.replace("separate: [pe]", "split: stages.0.ep"))
+    done = run(here, *job(folder_of_images, "typo"), code=2)
+    assert "did you mean 'stages.0.pe'" in done.stderr and not (here / "runs" / "typo").exists()
+
+
 def start(here: Path, words: list[str], until: Callable[[], bool]) -> None:
     """Starts the command and kills its whole process group as soon as a condition holds."""
     line = [sys.executable, "-m", "twins_nas.search", *words]

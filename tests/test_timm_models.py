@@ -21,7 +21,7 @@ from twins_nas.model.timm_backbone import TimmBackbone
 from twins_nas.model.transfer import extract, from_timm, to_timm
 from twins_nas.recipes import SupernetRecipe
 from twins_nas.seeds import SEEDS, native_size, seed
-from twins_nas.training.loop import optimizer_of
+from twins_nas.training.optimizer import optimizer_of
 
 MICRO = sorted(name for name in SEEDS if name.endswith("_micro"))
 SMALL = [*MICRO, "cpvt_tiny_5peg", "cpvt_tiny_gap"]

@@ -14,6 +14,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from twins_nas.arch import ArchConfig
 from twins_nas.config import find, load_space
 from twins_nas.data import ImageData, load
 from twins_nas.errors import UserError
@@ -28,9 +29,10 @@ from twins_nas.training.checkpoint import (
     save_checkpoint,
     save_weights,
 )
-from twins_nas.training.loop import Progress, Trainer, learning_rate, optimizer_of
+from twins_nas.training.loop import Progress, Trainer
 from twins_nas.training.losses import soft_loss
-from twins_nas.training.policy import sandwich
+from twins_nas.training.optimizer import learning_rate, optimizer_of
+from twins_nas.training.policy import Sandwich
 from twins_nas.training.threads import ThreadChooser
 
 
@@ -53,6 +55,11 @@ def data() -> ImageData:
 def recipe(**changes: object) -> SupernetRecipe:
     """A training of a few steps."""
     return SupernetRecipe(**{"epochs": 3, "batch_size": 64, "drop_path": 0.1, **changes})
+
+
+def sandwich(space: SearchSpace, random_subnets: int, seed: int, step: int) -> list[ArchConfig]:
+    """What the default policy draws; it asks for no loss and no MACs."""
+    return Sandwich(space, random_subnets, seed, lambda arch: 0).draw(step, lambda arch: 0.0)
 
 
 def fresh(space: SearchSpace) -> Backbone:

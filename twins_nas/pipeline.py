@@ -24,6 +24,8 @@ from twins_nas.errors import UserError
 from twins_nas.evaluate import evaluate
 from twins_nas.layer_cost import Cost
 from twins_nas.model.backbone import Backbone, initialise
+from twins_nas.model.separate import supernet_of
+from twins_nas.model.transfer import from_timm_state, inherit
 from twins_nas.progress import Line, phase
 from twins_nas.provenance import command, git_commit, machine
 from twins_nas.recipes import SearchRecipe
@@ -36,7 +38,8 @@ from twins_nas.runs import RunFolder, Settings
 from twins_nas.space import SearchSpace
 from twins_nas.space_yaml import dump_arch
 from twins_nas.tracking import Run, Tracker
-from twins_nas.training.checkpoint import load_weights, save_weights
+from twins_nas.training.calibrate import Calibration
+from twins_nas.training.checkpoint import load_foreign, load_weights, save_weights
 from twins_nas.training.device import device_of
 from twins_nas.training.loop import Progress, Trainer
 from twins_nas.tuning.objective import Payload, factory
@@ -118,8 +121,10 @@ class Pipeline:
     def supernet(self, run: Run) -> Backbone:
         """The trained supernet: read from the run's folder, or trained (on) and written there."""
         recipe, data = self.recipe.supernet, self.data
-        model = Backbone(self.space, data.in_chans, data.num_classes, recipe.drop_path)
+        model = supernet_of(self.space, data.in_chans, data.num_classes, recipe)
         initialise(model, self.recipe.seed)
+        if recipe.init_from and not self.folder.weights.exists():
+            self.start_from(Path(recipe.init_from), model)
         model.to(self.device)
         torch.manual_seed(self.recipe.seed)
         trainer = Trainer(model, data, recipe, self.recipe.seed, self.folder.checkpoint)
@@ -134,8 +139,14 @@ class Pipeline:
         with phase("supernet training", trainer.steps, "step", done=trainer.step) as line:
             trainer.on_progress = _Follow(run, line, trainer.step)
             trainer.run()
-        save_weights(self.folder.weights, model, {"identity": trainer.identity})
-        return model
+        save_weights(self.folder.weights, trainer.scored, {"identity": trainer.identity})
+        return trainer.scored
+
+    def start_from(self, path: Path, model: Backbone) -> None:
+        """Puts timm's weights of the space's base into the supernet's slices of it."""
+        state = load_foreign(path)
+        base = from_timm_state(state, self.space.base, self.space.input_size, self.data.in_chans)
+        inherit(model, base, head=base.num_classes == model.num_classes)
 
     def search(self, model: Backbone, run: Run) -> list[Scored]:
         """The scored networks of all search seeds; each is in its journal before it is told."""
@@ -155,6 +166,8 @@ class Pipeline:
             data.std,
             str(self.device) if self.settings.local else self.device.type,
             threads=0 if self.settings.local else 1,
+            calibration=self.calibration,
+            recipe=recipe.supernet,
         )
         with phase("search", recipe.trials * recipe.seeds, "trial", len(known)) as line:
             best = max((row.top1 for row in known), default=0.0)
@@ -170,12 +183,20 @@ class Pipeline:
                 return run_local(*arguments, told)
             return run_ray(*arguments, self.resources(payload), told)
 
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """What is done to a network before it is scored."""
+        return Calibration.of(self.data, self.recipe.supernet, self.recipe.seed)
+
     def context(self, model: Backbone) -> str:
         """What the scores are of: the weights and the images."""
         digest = hashlib.sha256()
         for value in model.state_dict().values():
             digest.update(value.cpu().numpy().tobytes())
-        return f"{self.data.name}, {len(self.data.val)} images, weights {digest.hexdigest()[:16]}"
+        weights = f"weights {digest.hexdigest()[:16]}"
+        if steps := self.recipe.supernet.calibrate_steps:
+            weights += f", calibrated by {steps} steps"
+        return f"{self.data.name}, {len(self.data.val)} images, {weights}"
 
     def resources(self, payload: Payload) -> Resources:
         """Evaluators for Ray: one a core, or two that share the GPU, unless the recipe says."""
@@ -200,7 +221,8 @@ class Pipeline:
         test, rows = self.data.test(), []
         with phase("test images", len(chosen), "network") as line:
             for key, row in chosen.items():
-                score = evaluate(model, test, self.data.mean, self.data.std, row.arch)
+                subject = self.calibration(model, row.arch) if self.calibration else model
+                score = evaluate(subject, test, self.data.mean, self.data.std, row.arch)
                 name = named[key].name if key in named else ""
                 rows.append(
                     FrontRow(

@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from twins_nas.config import load_document
-from twins_nas.errors import did_you_mean
+from twins_nas.errors import UserError, did_you_mean
 from twins_nas.schema import Model, number, problem, problem_at, whole
+from twins_nas.space import SearchSpace
 from twins_nas.yaml_nodes import write
 
 MOST = 10**15
@@ -40,6 +41,7 @@ IMAGES = {
 UNREAD = (3, 10)
 """The same of an image folder, before anybody has looked into it."""
 
+WEIGHTS = (".safetensors", ".pth", ".pt")
 Objective = Literal["top1", "loss", "macs", "params"]
 Switch = Annotated[bool, Field(strict=True)]
 
@@ -61,6 +63,19 @@ def absolute_data(name: str | None) -> str | None:
     if name is None or not name.startswith(FOLDER) or name == FOLDER:
         return name
     return FOLDER + str(Path(name.removeprefix(FOLDER)).expanduser().absolute())
+
+
+def _weights_file(name: str | None) -> str | None:
+    if name is None:
+        return None
+    if not name.endswith(WEIGHTS):
+        raise problem(
+            f"{name!r} is no file of weights", f"a file that ends in {' or '.join(WEIGHTS)}"
+        )
+    path = Path(name).expanduser().absolute()
+    if not path.is_file():
+        raise problem(f"{name!r} is not there")
+    return str(path)
 
 
 class SamplerRecipe(Model):
@@ -144,17 +159,49 @@ class TrainingRecipe(Model):
 
 
 class SupernetRecipe(TrainingRecipe):
-    """The training of the weight-sharing network, by the sandwich rule."""
+    """The training of the weight-sharing network, by the sandwich rule; see docs/supernet.md."""
 
     random_subnets: Annotated[int, whole(0, 64)] = Field(
         default=1, description="networks drawn for a step, besides the largest and the smallest"
     )
-    distill: Literal["kl", "none"] = Field(
+    sampling: Literal["uniform", "macs_balanced", "best_up", "fair"] = Field(
+        default="uniform", description="how they are drawn: docs/supernet.md"
+    )
+    distill: Literal["kl", "alpha", "none"] = Field(
         default="kl", description="what the others learn from the largest network of their step"
     )
     distill_weight: Annotated[float, number(above=0, most=1)] = Field(
         default=0.5,
         description="part of the others' loss that the largest gives; the labels give the rest",
+    )
+    gradients: Literal["sum", "pcgrad", "subnets_first"] = Field(
+        default="sum", description="how the gradients of a step's networks become one"
+    )
+    elastic_warmup: Annotated[float, number(0, below=1)] = Field(
+        default=0.0,
+        description="part of all steps over which the ordered dimensions open one after another",
+    )
+    separate: tuple[Literal["pe", "mixer", "sr_ratio"], ...] = Field(
+        default=(), description="fields with an attention of their own for each value"
+    )
+    switchable_norms: Switch = Field(
+        default=False, description="whether each width has LayerNorms of its own"
+    )
+    split: str | None = Field(
+        default=None,
+        description="a choice, such as stages.0.pe, with a supernet of its own for each value",
+    )
+    init_from: Annotated[str | None, AfterValidator(_weights_file)] = Field(
+        default=None, description="a file of timm's weights of the space's base, to start from"
+    )
+    drop_path_for: Literal["all", "largest"] = Field(
+        default="all", description="which networks of a step `drop_path` skips blocks of"
+    )
+    ema: Annotated[float, number(0, below=1)] = Field(
+        default=0.0, description="decay of the averaged weights that are scored; 0: the last ones"
+    )
+    calibrate_steps: Annotated[int, whole(0, 10_000)] = Field(
+        default=0, description="batches that a network is tuned on, alone, before it is scored"
     )
 
     @model_validator(mode="after")
@@ -163,6 +210,48 @@ class SupernetRecipe(TrainingRecipe):
             said = "weighs the distillation, which `distill: none` switches off"
             raise problem_at(("distill_weight",), self.distill_weight, said)
         return self
+
+    @field_validator("separate")
+    @classmethod
+    def _once_each(cls, words: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(words)) < len(words):
+            raise problem("a field is given twice")
+        return words
+
+    @model_validator(mode="after")
+    def _something_to_draw(self) -> Self:
+        if self.sampling in ("macs_balanced", "best_up") and not self.random_subnets:
+            said = f"{self.sampling} is of the networks drawn, and `random_subnets: 0` draws none"
+            raise problem_at(("sampling",), self.sampling, said, "uniform, fair")
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_drop(self) -> Self:
+        if self.drop_path_for == "largest" and not self.drop_path:
+            said = "there is nothing to skip: `drop_path` is 0"
+            raise problem_at(("drop_path_for",), self.drop_path_for, said, "all")
+        return self
+
+
+def check_switches(recipe: SupernetRecipe, space: SearchSpace) -> None:
+    """Refuses switches that have no meaning in a space.
+
+    Raises:
+        UserError: names the switch, and what could be said instead.
+    """
+    names = [choice.name for choice in space.choices]
+    if recipe.split is not None and recipe.split not in names:
+        raise UserError(
+            f"supernet.split: {recipe.split!r} is no choice of space"
+            f" {space.name}{did_you_mean(recipe.split, names)} (its choices: {', '.join(names)})."
+        )
+    for field in recipe.separate:
+        if all(choice.field != field for choice in space.choices):
+            raise UserError(f"supernet.separate: {field} has one value in space {space.name}.")
+    if recipe.switchable_norms and all(choice.field != "embed_dim" for choice in space.choices):
+        raise UserError(f"supernet.switchable_norms: space {space.name} has one embed_dim a stage.")
+    if recipe.elastic_warmup and not any(choice.ordered for choice in space.choices):
+        raise UserError(f"supernet.elastic_warmup: no ordered dimension varies in {space.name}.")
 
 
 class SearchRecipe(Model):

@@ -14,7 +14,7 @@ from typing import Any
 from twins_nas.config import collect, find, load_space
 from twins_nas.cost import cost
 from twins_nas.errors import UserError, exit_with
-from twins_nas.recipes import SearchRecipe, absolute_data, load_recipe
+from twins_nas.recipes import SearchRecipe, absolute_data, check_switches, load_recipe
 from twins_nas.runs import RunFolder, Settings
 from twins_nas.space import SearchSpace
 from twins_nas.tuning.spec import Budget, check_budget
@@ -124,6 +124,7 @@ def plan(args: argparse.Namespace) -> Plan:
     )
     budget = Budget(recipe.budget.max_macs, recipe.budget.max_params)
     check_budget(space, lambda arch: cost(arch, space.input_size, 1, 2), budget)
+    check_switches(recipe.supernet, space)
     name = args.name or f"{space.name}-{Path(args.recipe).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     root = None if args.data_root is None else str(Path(args.data_root).absolute())
     settings = Settings(root, args.download, args.local, args.device)

@@ -66,6 +66,10 @@ class Choice:
         """
         return self.name.rsplit(".", 1)[-1]
 
+    def extreme(self, sign: int) -> Any:
+        """The value of the most (+1) or the fewest (-1) MACs; of an ordered axis."""
+        return (max if sign * self.grows > 0 else min)(self.values)
+
 
 @dataclass(frozen=True)
 class SearchSpace:
@@ -194,7 +198,7 @@ class SearchSpace:
         encoding = {}
         for choice in self.choices:
             if choice.ordered:
-                encoding[choice.name] = (max if sign * choice.grows > 0 else min)(choice.values)
+                encoding[choice.name] = choice.extreme(sign)
             else:
                 encoding[choice.name] = rng.choice(choice.values) if rng else base[choice.name]
         return self.decode(encoding)
@@ -214,6 +218,30 @@ class SearchSpace:
         """A child with every choice from one of the two parents, evenly drawn."""
         first, second = self.encode(one), self.encode(other)
         return self.decode({name: rng.choice((first[name], second[name])) for name in first})
+
+    def value(self, arch: ArchConfig, choice: Choice) -> Any:
+        """A member's value of a choice, as `encode` gives it."""
+        return _first(arch, choice)
+
+    def fixed(self, values: Mapping[str, Any]) -> SearchSpace:
+        """The part of the space whose members have these values, by the names of choices."""
+
+        def of(name: str, group: Values) -> Values:
+            return (values[name],) if name in values else group
+
+        def of_stage(index: int, field: str, groups: tuple[Values, ...]) -> tuple[Values, ...]:
+            if len(groups) == 1:
+                return (of(f"stages.{index}.{field}", groups[0]),)
+            blocks = enumerate(groups)
+            return tuple(of(f"stages.{index}.blocks.{at}.{field}", group) for at, group in blocks)
+
+        arch = {name: of(name, group) for name, group in self.arch.items()}
+        stages = tuple(
+            {field: of_stage(index, field, groups) for field, groups in stage.items()}
+            for index, stage in enumerate(self.stages)
+        )
+        base = self.decode({**self.encode(self.base), **values})
+        return SearchSpace(self.name, self.input_size, base, arch, stages)
 
     def key(self, arch: ArchConfig) -> str:
         """`arch.key` at the space's input size."""

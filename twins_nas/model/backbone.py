@@ -78,7 +78,7 @@ class Block(nn.Module):
     def __init__(self, dim: int, hidden_dim: int, attention: Attention, drop_path: float) -> None:
         super().__init__()
         self.norm1 = ElasticLayerNorm(dim)
-        self.attn = attention
+        self.attn: nn.Module = attention
         self.norm2 = ElasticLayerNorm(dim)
         self.mlp = FeedForward(dim, hidden_dim)
         self.drop_path = drop_path
@@ -113,7 +113,7 @@ class Stage(nn.Module):
     ) -> None:
         super().__init__()
         options = space.stages[index]
-        dim, heads = max(options["embed_dim"][0]), most_heads(space, index)
+        dim = max(options["embed_dim"][0])
         kinds = {kind for pe in options["pe"][0] for kind in pe.split("+")}
         grid = space.grid(index)
         patches = (2,) * (CONV in space.arch["downsample"]) if index else space.arch["patch_size"]
@@ -132,9 +132,8 @@ class Stage(nn.Module):
         self.blocks = nn.ModuleList()
         for block, drop_path in enumerate(drop_paths):
             may = block_options(space, index, block)
-            rpe = RelativeBias(heads, reach_of(space, index, may), grid) if "rpe" in kinds else None
             hidden = int(dim * max(may["mlp_ratio"]))
-            self.blocks.append(Block(dim, hidden, Attention(dim, may, rpe), drop_path))
+            self.blocks.append(Block(dim, hidden, attention_of(space, index, may), drop_path))
         self.grad_checkpointing = False
 
     def forward(self, x_BHWC: Tensor, arch: ArchConfig, index: int) -> tuple[Tensor, Grid]:
@@ -256,6 +255,14 @@ def block_options(space: SearchSpace, index: int, block: int) -> dict[str, set[A
         for name, groups in options.items()
     }
     return {**may, "mixer": {expand(mixer, block + 1)[block] for mixer in may["mixer"]}}
+
+
+def attention_of(space: SearchSpace, index: int, may: Mapping[str, set[Any]]) -> Attention:
+    """The attention over all that a block of a stage may be."""
+    kinds = {kind for pe in may["pe"] for kind in pe.split("+")}
+    reach, heads = reach_of(space, index, may), most_heads(space, index)
+    rpe = RelativeBias(heads, reach, space.grid(index)) if "rpe" in kinds else None
+    return Attention(max(space.stages[index]["embed_dim"][0]), may, rpe)
 
 
 def reach_of(space: SearchSpace, index: int, may: Mapping[str, set[Any]]) -> Grid:

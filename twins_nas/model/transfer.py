@@ -5,6 +5,7 @@ timm is imported when it is asked for: it takes seconds, and training has no use
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from itertools import product
@@ -12,11 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from twins_nas.arch import CONV, GSA, ArchConfig, Grid, StageConfig
 from twins_nas.errors import UserError
 from twins_nas.model.backbone import Backbone, build
 from twins_nas.model.foreign_names import Rule, load, pvt_rules, store, swin_rules, twins_rules
+from twins_nas.model.separate import SeparateAttention, SplitBackbone
 from twins_nas.model.slicing import Elastic
 
 
@@ -28,16 +31,50 @@ def extract(supernet: Backbone, arch: ArchConfig) -> Backbone:
     """
     if reason := supernet.space.why_not(arch):
         raise ValueError(f"not a member of space {supernet.space.name}: {reason}")
+    if isinstance(supernet, SplitBackbone):
+        return extract(supernet.part(arch), arch)
     parameter = next(supernet.parameters())
     subnet = build(arch, supernet.space.input_size, supernet.in_chans, supernet.num_classes)
     subnet.to(device=parameter.device, dtype=parameter.dtype)
     with torch.no_grad():
         for name, module in subnet.named_modules():
             if isinstance(module, Elastic):
-                source = supernet.get_submodule(name)
+                source = _source(supernet, name, arch)
                 assert isinstance(source, Elastic)
                 module.take(source)
     return subnet.train(supernet.training)
+
+
+def _source(supernet: Backbone, name: str, arch: ArchConfig) -> nn.Module:
+    """The module that the network's module of a name is a slice of."""
+    module: nn.Module = supernet
+    for part in name.split("."):
+        module = module.get_submodule(part)
+        if isinstance(module, SeparateAttention):
+            module = module.pick(arch)
+    return module
+
+
+def inherit(supernet: Backbone, subnet: Backbone, head: bool = True) -> None:
+    """Writes a member's weights into the slices that `extract` would take them from.
+
+    With `head` false the classifier stays as it is. Both have the same input size.
+    """
+    assert supernet.space.input_size == subnet.space.input_size
+    places = copy.deepcopy(supernet).double()  # each weight is its own place among all
+    number = sum(parameter.numel() for parameter in places.parameters())
+    counted = torch.arange(number, dtype=torch.float64, device=next(places.parameters()).device)
+    vector_to_parameters(counted, places.parameters())
+    taken = extract(places, subnet.arch).state_dict()
+    weights = parameters_to_vector(supernet.parameters()).detach().clone()
+    for name, value in subnet.state_dict().items():
+        if head or not name.startswith("head."):
+            weights[taken[name].flatten().long()] = value.flatten().to(weights)
+    own = list(supernet.parameters())
+    parts = torch.split(weights, [parameter.numel() for parameter in own])
+    with torch.no_grad():
+        for parameter, values in zip(own, parts, strict=True):
+            parameter.copy_(values.view_as(parameter))
 
 
 def from_timm(model: nn.Module) -> Backbone:
@@ -76,6 +113,24 @@ def to_timm(model: Backbone) -> nn.Module:
     theirs.to(device=parameter.device, dtype=parameter.dtype)
     store(model, _rules(theirs)(timm_arch.read(theirs).arch), theirs)
     return theirs.train(model.training)
+
+
+def from_timm_state(
+    state: Mapping[str, Tensor], arch: ArchConfig, input_size: Grid, in_chans: int
+) -> Backbone:
+    """Our module of a network with the weights of timm's module of it, by timm's names.
+
+    Raises:
+        UserError: timm has no such network; names that are missing or left over, other shapes.
+    """
+    from twins_nas.model import timm_arch
+
+    heads = [value for name, value in state.items() if name in ("head.bias", "head.fc.bias")]
+    num_classes = len(heads[0]) if heads else 1000
+    ours = build(arch, input_size, in_chans, num_classes)
+    theirs = to_timm(ours)
+    load(ours, _rules(theirs)(timm_arch.read(theirs).arch), state)
+    return ours.eval()
 
 
 def from_pvt(state: Mapping[str, Tensor], arch: ArchConfig, input_size: Grid) -> Backbone:

@@ -44,6 +44,27 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     write_atomically(path, _saved(lambda temporary: torch.save(dict(state), temporary)))
 
 
+def load_foreign(path: Path) -> dict[str, Tensor]:
+    """The tensors of others' weights: safetensors, or a pickle of tensors and plain values only.
+
+    Those below `model` or `state_dict`, where the file has them there.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds something else.
+    """
+    if path.suffix == ".safetensors":
+        return load_weights(path)[0]
+    try:
+        with told(path):
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        state = state.get("model", state.get("state_dict", state))
+        if all(isinstance(value, Tensor) for value in state.values()):
+            return dict(state)
+    except (pickle.UnpicklingError, EOFError, RuntimeError, AttributeError) as error:
+        raise UserError(f"{path} is no file of weights, or is damaged.") from error
+    raise UserError(f"{path} holds more than weights.")
+
+
 def load_checkpoint(path: Path, identity: str) -> dict[str, Any]:
     """Reads a checkpoint (tensors and plain values only: nothing in it is executed).
 

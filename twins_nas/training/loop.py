@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +27,14 @@ from twins_nas.errors import UserError
 from twins_nas.evaluate import evaluate
 from twins_nas.model.backbone import Backbone
 from twins_nas.recipes import SupernetRecipe, TrainingRecipe
+from twins_nas.training.average import average_of
 from twins_nas.training.checkpoint import load_checkpoint, save_checkpoint
-from twins_nas.training.losses import hard_loss, soft_loss
-from twins_nas.training.policy import sandwich
+from twins_nas.training.gradients import gradients_of
+from twins_nas.training.losses import DISTILL, hard_loss
+from twins_nas.training.optimizer import learning_rate, optimizer_of
+from twins_nas.training.policy import policy_of
 from twins_nas.training.threads import ThreadChooser
 
-NO_DECAY = ("table", "cpe")
 LOG_EVERY = 10
 
 
@@ -76,6 +80,11 @@ class Trainer:
         )
         self.steps = max(1, self.steps_per_epoch * self.recipe.epochs)
         self.optimizer = optimizer_of(self.model, self.recipe)
+        self.policy = policy_of(self.model, self.recipe, self.seed, self.steps)
+        self.gradients = gradients_of(self.model, self.recipe, self.seed)
+        self.average = average_of(self.model, self.optimizer, self.recipe)
+        supernet = self.recipe if isinstance(self.recipe, SupernetRecipe) else None
+        self.drops_all = supernet is None or supernet.drop_path_for == "all"
         self._saved = time.monotonic()
         if self.checkpoint is not None and self.checkpoint.exists():
             self._restore(load_checkpoint(self.checkpoint, self.identity))
@@ -86,6 +95,11 @@ class Trainer:
         recipe = self.recipe.model_dump(exclude={"checkpoint_seconds"})
         data = [self.data.name, len(self.data.train), self.data.input_size]
         return json.dumps([self.model.space.fingerprint, recipe, data, self.seed], sort_keys=True)
+
+    @property
+    def scored(self) -> Backbone:
+        """The network with the weights that are scored: the last ones, or their average."""
+        return self.model if self.average is None else self.average.model
 
     def run(self) -> list[tuple[int, dict[str, float]]]:
         """Trains to the end; gives the curves as (step, metrics).
@@ -111,9 +125,7 @@ class Trainer:
             self.step += 1
             ended = self.step % self.steps_per_epoch == 0 or self.step == self.steps
             if self.step % LOG_EVERY == 0 or ended:
-                metrics = {
-                    name: sum(row[name] for row in window) / len(window) for name in window[-1]
-                }
+                metrics = means(window)
                 images = len(window) * self.recipe.batch_size * self.recipe.accumulate
                 metrics["images_per_second"] = images / (time.monotonic() - started)
                 if not math.isfinite(metrics["loss"]):
@@ -130,22 +142,22 @@ class Trainer:
         rate = learning_rate(self.step, self.steps, self.recipe)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        archs = self._archs()
+        first = next(minibatches)
+        archs = self.policy.draw(self.step, partial(self._present_loss, *first))
         teacher_loss, subnet_loss = torch.zeros(()), torch.zeros(())
-        for _ in range(self.recipe.accumulate):
-            pixels, labels = next(minibatches)
+        for pixels, labels in chain([first], islice(minibatches, self.recipe.accumulate - 1)):
             teacher: Tensor | None = None
-            for arch in archs:
-                with torch.autocast(
-                    self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"
-                ):
-                    logits = self.model(pixels, arch)
+            for place, arch in enumerate(archs):
+                self.model.train(teacher is None or self.drops_all)
+                logits = self._logits(pixels, arch)
                 loss = self._loss(logits, labels, teacher)
                 torch.autograd.backward(loss / self.recipe.accumulate)
+                self.gradients.keep(place)
                 if teacher is None:
                     teacher, teacher_loss = logits.detach(), teacher_loss + loss.detach()
                 else:
                     subnet_loss = subnet_loss + loss.detach()
+        self.gradients.join(self.step)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -158,12 +170,16 @@ class Trainer:
             metrics["subnet_loss"] = float(subnet_loss) / self.recipe.accumulate / (len(archs) - 1)
         return metrics
 
-    def _archs(self) -> list[ArchConfig]:
-        """What this step trains, the teacher of the others first; a single network alone."""
-        if not isinstance(self.recipe, SupernetRecipe):
-            assert not self.model.space.choices
-            return [self.model.arch]
-        return sandwich(self.model.space, self.recipe.random_subnets, self.seed, self.step)
+    def _logits(self, pixels: Tensor, arch: ArchConfig) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            logits: Tensor = self.model(pixels, arch)
+        return logits
+
+    @torch.no_grad()
+    def _present_loss(self, pixels: Tensor, labels: Tensor, arch: ArchConfig) -> float:
+        """The loss of a member on a minibatch with the present weights; draws nothing."""
+        self.model.eval()
+        return float(hard_loss(self._logits(pixels, arch), labels, 0.0))
 
     def _loss(self, logits: Tensor, labels: Tensor, teacher: Tensor | None) -> Tensor:
         if teacher is None or not isinstance(self.recipe, SupernetRecipe):
@@ -171,7 +187,7 @@ class Trainer:
         if self.recipe.distill == "none":
             return hard_loss(logits, labels, self.recipe.label_smoothing)
         weight = self.recipe.distill_weight
-        loss = weight * soft_loss(logits, teacher)
+        loss = weight * DISTILL[self.recipe.distill](logits, teacher)
         if weight < 1:
             loss = loss + (1 - weight) * hard_loss(logits, labels, self.recipe.label_smoothing)
         return loss
@@ -203,7 +219,7 @@ class Trainer:
             archs = {"": self.model.arch}
         found: dict[str, float] = {}
         for name, arch in archs.items():
-            score = evaluate(self.model, self.data.val, self.data.mean, self.data.std, arch)
+            score = evaluate(self.scored, self.data.val, self.data.mean, self.data.std, arch)
             found |= {f"{name}val_top1": score.top1, f"{name}val_loss": score.loss}
         return found
 
@@ -226,6 +242,7 @@ class Trainer:
             "step": self.step,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
             "rng": torch.get_rng_state(),
             "cuda_rng": cuda,
             "history": self.history,
@@ -234,11 +251,19 @@ class Trainer:
     def _restore(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)
         self.step = int(state["step"])
         self.history = [(int(step), dict(metrics)) for step, metrics in state["history"]]
+
+
+def means(rows: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of each figure, over the rows that have it."""
+    columns = {name: [row[name] for row in rows if name in row] for row in rows for name in row}
+    return {name: sum(values) / len(values) for name, values in columns.items()}
 
 
 @contextmanager
@@ -263,26 +288,3 @@ def deferred_interrupt() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
     if event.is_set():
         raise KeyboardInterrupt
-
-
-def learning_rate(step: int, steps: int, recipe: TrainingRecipe) -> float:
-    """Linear warm-up to `recipe.lr`, then a cosine to 1 % of it."""
-    warm = max(1, round(recipe.warmup * steps))
-    if step < warm:
-        return recipe.lr * (step + 1) / warm
-    done = (step - warm) / max(1, steps - warm)
-    return recipe.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
-
-
-def optimizer_of(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.AdamW:
-    """AdamW; biases, norms, position tables and PEGs are not decayed, as in the papers' code."""
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        spared = parameter.ndim < 2 or any(part in name.split(".") for part in NO_DECAY)
-        (free if spared else decayed).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": recipe.weight_decay},
-        {"params": free, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=recipe.lr, fused=True)

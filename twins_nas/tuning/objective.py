@@ -15,9 +15,14 @@ from twins_nas.arch import ArchConfig
 from twins_nas.data import Images, ImageSet
 from twins_nas.evaluate import evaluate
 from twins_nas.model.backbone import Backbone
+from twins_nas.model.separate import supernet_of
+from twins_nas.recipes import SupernetRecipe
 from twins_nas.space import SearchSpace
+from twins_nas.training.calibrate import Calibration
 from twins_nas.tuning.results import Score
 from twins_nas.tuning.runner import Evaluator
+
+_SHARED = SupernetRecipe()
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +30,8 @@ class Payload:
     """What an evaluator needs, in plain arrays: Ray shares those between processes without a copy.
 
     `images` are pixels (uint8, BCHW) and labels, or image files that are read batch by batch.
-    `threads` of each evaluator on the CPU; 0 leaves torch its own.
+    `threads` of each evaluator on the CPU; 0 leaves torch its own. `calibration` is done to each
+    network before. `recipe` says what the networks of the supernet share.
     """
 
     space: SearchSpace
@@ -38,6 +44,8 @@ class Payload:
     device: str = "cpu"
     batch_size: int = 500
     threads: int = 1
+    calibration: Calibration | None = None
+    recipe: SupernetRecipe = _SHARED
 
     @classmethod
     def of(
@@ -49,12 +57,16 @@ class Payload:
         device: str = "cpu",
         batch_size: int = 500,
         threads: int = 1,
+        calibration: Calibration | None = None,
+        recipe: SupernetRecipe = _SHARED,
     ) -> Payload:
         """The payload of a trained supernet."""
         weights = {name: value.cpu().numpy() for name, value in model.state_dict().items()}
         held = images.to("cpu").numpy() if isinstance(images, Images) else images
         about = (tuple(mean), tuple(std), model.in_chans, model.num_classes)
-        return cls(model.space, weights, held, *about, device, batch_size, threads)
+        return cls(
+            model.space, weights, held, *about, device, batch_size, threads, calibration, recipe
+        )
 
     @property
     def bytes(self) -> int:
@@ -67,7 +79,7 @@ def opened(payload: Payload) -> tuple[Backbone, ImageSet]:
     """The supernet with its weights, and the images, in this process."""
     if payload.threads:
         torch.set_num_threads(payload.threads)
-    model = Backbone(payload.space, in_chans=payload.in_chans, num_classes=payload.num_classes)
+    model = supernet_of(payload.space, payload.in_chans, payload.num_classes, payload.recipe)
     # The arrays may be read-only; `load_state_dict` copies them.
     weights = {name: torch.tensor(value) for name, value in payload.weights.items()}
     model.load_state_dict(weights)
@@ -84,7 +96,8 @@ def build_evaluator(payload: Payload) -> Evaluator:
     model, images = opened(payload)
 
     def score(arch: ArchConfig) -> Score:
-        found = evaluate(model, images, payload.mean, payload.std, arch, payload.batch_size)
+        subject = payload.calibration(model, arch) if payload.calibration else model
+        found = evaluate(subject, images, payload.mean, payload.std, arch, payload.batch_size)
         return Score(found.top1, found.loss, found.n, found.seconds)
 
     return score
