@@ -134,7 +134,7 @@ def made_up(folder: Path, plan: BankPlan, values_AS: np.ndarray) -> Path:
             {
                 **{name: getattr(one, name) for name in ("number", "name", "part", "stratum")},
                 **{"macs": one.macs, "params": one.params, "key": "-"},
-                "arch": json.dumps(parse(dump_arch(one.arch, size), "arch").value),
+                "arch": json.dumps(parse(dump_arch(one.arch, size), "arch").value).replace('"', ""),
             }
             for one in several[:archs]
         ],
@@ -238,7 +238,7 @@ def test_shipped_recipes_are_planned(name: str, run: Command) -> None:
     words = [line.split(":")[0] for line in path.read_text().splitlines() if line[:3] != "#  "]
     assert words[:4] == ["# Question", "# Command", "# Measured cost", "# Result"]
     out = run("build", name, "--check")
-    assert "networks x 2 seeds (0, 1), 1 epochs each" in out
+    assert "networks x 2 seeds (0, 1), epochs of each: 1" in out
     drawn = [line for line in out.splitlines() if re.match(" *\\d+ [0-9,]+ MACs", line)]
     assert len(drawn) == 24
     with pytest.raises(ConfigError, match="bank: is of a bank; build it by: python"):
