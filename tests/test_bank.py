@@ -134,7 +134,7 @@ def made_up(folder: Path, plan: BankPlan, values_AS: np.ndarray) -> Path:
             {
                 **{name: getattr(one, name) for name in ("number", "name", "part", "stratum")},
                 **{"macs": one.macs, "params": one.params, "key": "-"},
-                "arch": json.dumps(parse(dump_arch(one.arch, size), "arch").value),
+                "arch": json.dumps(parse(dump_arch(one.arch, size), "arch").value).replace('"', ""),
             }
             for one in several[:archs]
         ],
@@ -238,7 +238,7 @@ def test_shipped_recipes_are_planned(name: str, run: Command) -> None:
     words = [line.split(":")[0] for line in path.read_text().splitlines() if line[:3] != "#  "]
     assert words[:4] == ["# Question", "# Command", "# Measured cost", "# Result"]
     out = run("build", name, "--check")
-    assert "networks x 2 seeds (0, 1), 1 epochs each" in out
+    assert "networks x 2 seeds (0, 1), epochs of each: 1" in out
     drawn = [line for line in out.splitlines() if re.match(" *\\d+ [0-9,]+ MACs", line)]
     assert len(drawn) == 24
     with pytest.raises(ConfigError, match="bank: is of a bank; build it by: python"):
@@ -431,7 +431,7 @@ def test_without_a_recipe(run: Command) -> None:
 @pytest.mark.long
 def test_with_ray_killed_and_resumed(run: Command, tmp_path: Path, folder_of_images: Path) -> None:
     """Killed with its group in the midst, it has the bank of one that was not."""
-    (tmp_path / "r.yaml").write_text(RECIPE.format(images=folder_of_images, epochs=4))
+    (tmp_path / "r.yaml").write_text(RECIPE.format(images=folder_of_images, epochs=3))
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW")}
     about = {
         "cwd": tmp_path,
@@ -442,17 +442,17 @@ def test_with_ray_killed_and_resumed(run: Command, tmp_path: Path, folder_of_ima
     folder = tmp_path / "runs" / "killed"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(
-        [*start, "r.yaml", "--name", "killed", "--parallel", "2"],
+        [*start, "r.yaml", "--name", "killed", "--parallel", "1"],
         **about, **quiet, start_new_session=True,
     )  # fmt: skip
     end = time.monotonic() + 240
-    while len(list(folder.glob("results/*.json"))) < 2:
+    while not list(folder.glob("results/*.json")):
         assert process.poll() is None and time.monotonic() < end
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     before = {path: path.stat().st_mtime_ns for path in folder.glob("results/*.json")}
-    assert 2 <= len(before) < 6 and not (folder / "bank").exists()
+    assert 1 <= len(before) < 6 and not (folder / "bank").exists()
     done = subprocess.run([*start, "--resume", "killed"], **about, capture_output=True, text=True)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())

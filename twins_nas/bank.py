@@ -221,7 +221,7 @@ def _list(plan: BankPlan) -> None:
     seeds = ", ".join(map(str, recipe.seeds.numbers))
     print(
         f"{len(members)} networks x {len(recipe.seeds.numbers)} seeds ({seeds}),"
-        f" {recipe.training.epochs} epochs each"
+        f" epochs of each: {recipe.training.epochs}"
     )
 
 

@@ -207,7 +207,8 @@ class Build:
         text = dump_arch(member.arch, self.plan.space.input_size)
         values = dataclasses.asdict(member) | {
             "key": self.variant(member).label,
-            "arch": json.dumps(parse(text, "arch").value),
+            # Words of an architecture need no quotes in YAML, and a table would double them.
+            "arch": json.dumps(parse(text, "arch").value).replace('"', ""),
         }
         return values
 

@@ -55,7 +55,7 @@ def bank_words(bank: Bank, metric: str = VAL_TOP1) -> list[str]:
     said = [
         f"{bank.name}: {len(bank.archs)} networks x {len(bank.seeds)} seeds of space"
         f" {bank.space.name} on {header.data.name} ({images.train:,} images to train,"
-        f" {images.val:,} to validate), {header.training.epochs} epochs;"
+        f" {images.val:,} to validate), {counted(header.training.epochs, 'epoch')};"
         f" {runs - len(bank.failed)} of {runs} runs finished.",
         f"{what}: {found.low:.2f} to {found.high:.2f} {unit} (means of {found.n} networks)."
         if found.n
@@ -119,6 +119,11 @@ def bank_figure(bank: Bank, metric: str = VAL_TOP1) -> Any:
     axes.set_ylabel(f"{what} ({unit}): mean, and single seeds")
     axes.legend(loc="lower right", frameon=False, fontsize=9)
     return figure
+
+
+def counted(count: int, unit: str) -> str:
+    """`1 epoch`, `2 epochs`."""
+    return f"{count} {unit}" + "s" * (count != 1)
 
 
 def _number(value: float) -> str:
