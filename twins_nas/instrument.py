@@ -202,7 +202,7 @@ class Instrument:
             commit=git_commit(),
             machine=machine(),
             date=datetime.now().astimezone(),
-            notes=(f"networks drawn with seed {self.seed}", *notes(found)),
+            notes=(f"networks drawn with seed {self.seed}",),
         )
         drawn = figures(found)
         for name, figure in drawn.items():
