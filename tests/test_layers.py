@@ -28,10 +28,19 @@ RANKS = {
     ],
     6: ["training", "deployable", "proxies"],
     7: ["tuning"],
-    8: ["ablation", "effects", "banks"],
+    8: ["ablation", "effects", "banks", "supernets"],
     9: ["report"],
     10: [
-        *["pipeline", "search", "experiment", "exploration", "ablate", "instrument", "insight"],
+        *[
+            "pipeline",
+            "search",
+            "experiment",
+            "exploration",
+            "supernet_study",
+            "ablate",
+            "instrument",
+            "insight",
+        ],
         *["banking", "bank", "ranking", "rank", "profile", "export"],
     ],
 }

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 
 from twins_nas.arch import ArchConfig
 from twins_nas.config import find, load_space
@@ -21,14 +20,12 @@ from twins_nas.cost import cost
 from twins_nas.data import ImageData, augment, batches, epoch_order, load, normalise
 from twins_nas.errors import ConfigError, UserError
 from twins_nas.evaluate import evaluate
-from twins_nas.model.backbone import Backbone, build, initialise
-from twins_nas.model.separate import SeparateAttention, SwitchableLayerNorm, supernet_of
-from twins_nas.model.transfer import extract, from_timm, from_timm_state, inherit, to_timm
+from twins_nas.model.backbone import Backbone, initialise
+from twins_nas.model.separate import supernet_of
 from twins_nas.recipes import SupernetRecipe, check_switches, load_recipe
 from twins_nas.seeds import seed
 from twins_nas.space import SearchSpace
 from twins_nas.training.calibrate import Calibration
-from twins_nas.training.checkpoint import load_foreign
 from twins_nas.training.gradients import PCGrad, SubnetsFirst
 from twins_nas.training.loop import Progress, Trainer
 from twins_nas.training.losses import CLIP, adaptive_loss
@@ -88,12 +85,6 @@ def data() -> ImageData:
     whole = load("fashion-mnist-mini", root=None, input_size=32, val_images=2000)
     first = torch.arange(16)
     return replace(whole, train=whole.train.subset(first), val=whole.val.subset(first))
-
-
-@pytest.fixture
-def images() -> torch.Tensor:
-    """A few images of noise."""
-    return torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(3))
 
 
 def recipe(**changes: Any) -> SupernetRecipe:
@@ -415,132 +406,6 @@ def test_calibration_tunes_a_copy(space: SearchSpace, data: ImageData) -> None:
     payload = Payload.of(model, data.train, data.mean, data.std, calibration=tune, recipe=asked)
     score = build_evaluator(replace(payload, threads=0))
     assert score(arch).loss == score(arch).loss == tuned.loss
-
-
-SHARING = [
-    {"separate": ("pe", "mixer", "sr_ratio")},
-    {"separate": ("sr_ratio",)},
-    {"switchable_norms": True},
-    {"split": "stages.1.mixer", "separate": ("pe",)},
-    {"split": "stages.2.depth", "switchable_norms": True},
-]
-
-
-@pytest.mark.parametrize("changes", SHARING, ids=str)
-def test_extracted_networks_are_the_slices(
-    changes: dict[str, Any], families: SearchSpace, images: torch.Tensor
-) -> None:
-    """Outputs to the bit; gradients fall on as many tensors, of the same sizes of norm."""
-    model = fresh(families, recipe(**changes))
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, SwitchableLayerNorm):
-                for parameter in module.parameters():
-                    parameter.add_(0.1 * torch.randn_like(parameter))
-    rng = random.Random(1)
-    for arch in [families.base, families.extreme(-1, rng), *map(families.sample, [rng] * 2)]:
-        alone = extract(model.eval(), arch)
-        assert {type(module) for module in alone.modules()}.isdisjoint(
-            {SeparateAttention, SwitchableLayerNorm}
-        )
-        model.zero_grad()
-        with torch.no_grad():
-            assert torch.equal(model(images, arch), alone(images))
-        model(images, arch).square().sum().backward()
-        alone(images).square().sum().backward()
-        ours = [p.grad for p in model.parameters() if p.grad is not None and p.grad.any()]
-        theirs = [p.grad for p in alone.parameters() if p.grad is not None and p.grad.any()]
-        norms = [sum(float(g.square().sum()) for g in grads) for grads in (ours, theirs)]
-        assert len(ours) == len(theirs) and norms[0] == pytest.approx(norms[1], rel=1e-4)
-
-
-def used(model: Backbone, arch: ArchConfig, images: torch.Tensor) -> set[str]:
-    """The names of the parameters that a network trains."""
-    model.zero_grad(set_to_none=True)
-    model(images, arch).square().sum().backward()
-    grads = {name: parameter.grad for name, parameter in model.named_parameters()}
-    return {name for name, grad in grads.items() if grad is not None and grad.any()}
-
-
-def test_who_shares_what(space: SearchSpace, images: torch.Tensor) -> None:
-    """Two networks that differ in the positional encoding of a stage alone."""
-    one, other = (
-        space.decode({**space.encode(space.base), "stages.2.pe": pe}) for pe in ("cpe", "ape")
-    )
-    shared = {}
-    for name, changes in (
-        ("default", {}),
-        ("separate", {"separate": ("pe",)}),
-        ("split", {"split": "stages.2.pe"}),
-    ):
-        model = fresh(space, recipe(**changes))
-        both = used(model, one, images) & used(model, other, images)
-        shared[name] = {part for part in both if "stages.2.blocks" in part or name == "split"}
-    assert any("attn" in part for part in shared["default"])
-    assert shared["separate"] and not any("attn" in part for part in shared["separate"])
-    assert not shared["split"]
-
-
-def test_a_members_weights_are_put_into_its_slices(
-    space: SearchSpace, images: torch.Tensor
-) -> None:
-    """It is extracted as it was; all other weights stay."""
-    for changes in ({}, {"separate": ("pe",), "switchable_norms": True}):
-        model = fresh(space, recipe(**changes))
-        member = build(space.base, (32, 32), 1, 10)
-        initialise(member, 8)
-        before = copy.deepcopy(model.state_dict())
-        inherit(model, member)
-        found = extract(model, space.base).state_dict()
-        assert all(torch.equal(value, found[name]) for name, value in member.state_dict().items())
-        changed = sum(
-            int((value != before[name]).sum()) for name, value in model.state_dict().items()
-        )
-        assert 0 < changed <= sum(parameter.numel() for parameter in member.parameters())
-        assert len({p.untyped_storage().data_ptr() for p in model.parameters()}) == len(
-            list(model.parameters())
-        )
-
-
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_a_supernet_starts_from_a_file_of_timm(
-    suffix: str, space: SearchSpace, images: torch.Tensor, tmp_path: Path
-) -> None:
-    """Its member of the base is timm's network; another number of classes keeps the classifier."""
-    drawn = build(seed("twins_svt_micro"), (32, 32), 1, 7)
-    initialise(drawn, 4)
-    theirs = to_timm(drawn)
-    path = tmp_path / f"weights{suffix}"
-    if suffix == ".pth":
-        torch.save({"model": theirs.state_dict()}, path)
-    else:
-        save_file(theirs.state_dict(), path)
-    base = from_timm_state(load_foreign(path), space.base, (32, 32), 1)
-    with torch.no_grad():
-        assert torch.allclose(base(images), from_timm(theirs).eval()(images), atol=1e-6)
-    model = fresh(space, recipe())
-    head = model.get_parameter("head.weight").clone()
-    inherit(model, base, head=False)
-    found = extract(model, space.base).state_dict()
-    assert all(
-        torch.equal(value, found[name])
-        for name, value in base.state_dict().items()
-        if not name.startswith("head.")
-    )
-    assert torch.equal(model.get_parameter("head.weight"), head)
-
-
-def test_foreign_files_that_are_none_are_told(tmp_path: Path, space: SearchSpace) -> None:
-    """Damaged, of something else, or of another network."""
-    path = tmp_path / "weights.pth"
-    path.write_bytes(b"no weights")
-    with pytest.raises(UserError, match="no file of weights"):
-        load_foreign(path)
-    torch.save({"epoch": 3}, path)
-    with pytest.raises(UserError, match="more than weights"):
-        load_foreign(path)
-    with pytest.raises(UserError, match="Missing: "):
-        from_timm_state({}, space.base, (32, 32), 1)
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 `python -m twins_nas.ablate experiments/pe.yaml`. Where the recipe has `explore`, Optuna chooses the
 networks, and the answer is a front: `python -m twins_nas.ablate experiments/explore_svt.yaml`.
+Where it has `rank`, trainings of a supernet are compared by how well each ranks a bank.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from twins_nas.ablation.exploring import ExplorePlan, is_exploration, plan_exploration
 from twins_nas.ablation.header import check_own
@@ -25,6 +26,8 @@ from twins_nas.errors import ConfigError, UserError, exit_with
 from twins_nas.files import write_text
 from twins_nas.recipes import IMAGES, UNREAD, absolute_data
 from twins_nas.runs import Settings
+from twins_nas.supernets.plan import SupernetsPlan, plan_supernets
+from twins_nas.supernets.recipe import RANK
 from twins_nas.tuning.spec import named_members
 from twins_nas.yaml_nodes import Document, read, write
 
@@ -38,12 +41,16 @@ class Plan:
     variants: tuple[Variant, ...]
 
 
+AnyPlan = Plan | ExplorePlan | SupernetsPlan
+AnyPlanned = TypeVar("AnyPlanned", Plan, SupernetsPlan)
+
+
 @dataclass(frozen=True)
 class Work:
     """A plan with its folder."""
 
     folder: AblationFolder
-    plan: Plan | ExplorePlan
+    plan: AnyPlan
     settings: Settings
 
 
@@ -101,15 +108,23 @@ def load_plan(path: str | Path, changes: dict[str, Any] | None = None) -> Plan:
     document = read(path).changed(changes or {})
     recipe = validated(document, AblationRecipe)
     images = Images((recipe.input_size,) * 2, *IMAGES.get(recipe.data.name, UNREAD))
-    variants = expand(document, recipe, images)
+    return checked(Plan(document, recipe, expand(document, recipe, images)))
+
+
+def checked(plan: AnyPlanned) -> AnyPlanned:
+    """The plan, where its seeds can give a verdict.
+
+    Raises:
+        ConfigError: they are too few.
+    """
     from twins_nas.ablation.analysis import too_few
 
-    if said := too_few(recipe, variants):
-        raise ConfigError([document.fault(("seeds",), said)])
-    return Plan(document, recipe, variants)
+    if said := too_few(plan.recipe, plan.variants):
+        raise ConfigError([plan.document.fault(("seeds",), said)])
+    return plan
 
 
-def planned(path: str | Path, changes: dict[str, Any] | None = None) -> Plan | ExplorePlan:
+def planned(path: str | Path, changes: dict[str, Any] | None = None) -> AnyPlan:
     """A recipe of either kind, all of it checked.
 
     Raises:
@@ -119,14 +134,24 @@ def planned(path: str | Path, changes: dict[str, Any] | None = None) -> Plan | E
     if isinstance(document.value, dict) and BANK in document.value:
         said = f"is of a bank; build it by: python -m twins_nas.bank build {path}"
         raise ConfigError([document.fault((BANK,), said)])
+    if isinstance(document.value, dict) and RANK in document.value:
+        found = dict(changes or {})
+        if "training.epochs" in found:
+            found["supernet.epochs"] = found.pop("training.epochs")
+        _no_trials(path, found)
+        return checked(plan_supernets(document.changed(found)))
     if is_exploration(document):
         return plan_exploration(document.changed(changes or {}))
-    if "explore.trials" in (changes or {}):
-        raise UserError(f"--trials is of explorations; {path} has no `explore`.")
+    _no_trials(path, changes or {})
     return load_plan(path, changes)
 
 
-def begin(args: argparse.Namespace, plan: Plan | ExplorePlan, path: Path) -> Work:
+def _no_trials(path: str | Path, changes: dict[str, Any]) -> None:
+    if "explore.trials" in changes:
+        raise UserError(f"--trials is of explorations; {path} has no `explore`.")
+
+
+def begin(args: argparse.Namespace, plan: AnyPlan, path: Path) -> Work:
     """A new run's folder, with what it was asked for.
 
     Raises:
@@ -176,7 +201,12 @@ def main() -> int:
         path = find("experiments", args.recipe)
         plan = planned(path, overrides(args))
         if args.check:
-            _list_exploration(plan) if isinstance(plan, ExplorePlan) else _list(plan)
+            if isinstance(plan, ExplorePlan):
+                _list_exploration(plan)
+            elif isinstance(plan, SupernetsPlan):
+                _list_supernets(plan)
+            else:
+                _list(plan)
             return 0
         work = begin(args, plan, path)
     folder = work.folder
@@ -207,12 +237,33 @@ def _run(work: Work, retry_failed: bool, into_recipe: bool) -> None:
         return
     from twins_nas.experiment import Experiment
 
-    about = (folder, plan.document, plan.recipe, work.settings)
-    Experiment(*about, retry_failed, into_recipe).run()
+    about = (folder, plan.document, plan.recipe, work.settings, retry_failed, into_recipe)
+    if isinstance(plan, SupernetsPlan):
+        from twins_nas.supernet_study import SupernetStudy
+
+        SupernetStudy(*about, plan).run()
+        return
+    Experiment(*about).run()
 
 
-def _check_own(plan: Plan | ExplorePlan, recipe: str | None) -> None:
+def _check_own(plan: AnyPlan, recipe: str | None) -> None:
     check_own(recipe, plan.document.value, lambda path: planned(path).document.value)
+
+
+def _list_supernets(plan: SupernetsPlan) -> None:
+    """What would be trained."""
+    recipe, truth = plan.recipe, plan.truth
+    print(recipe.question)
+    for variant in plan.variants:
+        mark = "*" if variant.name == recipe.compare.baseline else " "
+        training = variant.training.model_dump(exclude_unset=True)
+        said = ", ".join(f"{name}: {value}" for name, value in training.items())
+        print(f"{mark} {variant.name}: {said or 'the defaults'}")
+    print(
+        f"{len(plan.variants)} trainings x {len(recipe.seeds.numbers)} seeds of a supernet of"
+        f" {plan.space.name}; each ranks {len(truth)} networks of the bank {truth.name}"
+        f" ({recipe.rank.part} part); * is what the others are compared with"
+    )
 
 
 def _list(plan: Plan) -> None:

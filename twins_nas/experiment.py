@@ -11,7 +11,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-from twins_nas.ablation.analysis import Findings, findings, look_at, plan_of
+from twins_nas.ablation.analysis import METRICS, Findings, findings, look_at, plan_of
 from twins_nas.ablation.engine import Engine, place_of, spent, workers
 from twins_nas.ablation.header import write_result
 from twins_nas.ablation.results import AblationFolder, Run, RunResult, TestResult
@@ -26,6 +26,7 @@ from twins_nas.report.ablation_plots import as_png, as_svg, figures
 from twins_nas.report.ablation_table import markdown, plain_table, write_runs_csv
 from twins_nas.report.rows import About, arch_params
 from twins_nas.runs import Settings
+from twins_nas.supernets.recipe import SupernetsRecipe
 from twins_nas.tracking import Run as Tracked
 from twins_nas.tracking import Tracker
 from twins_nas.tuning.ray_cluster import Resources, cluster
@@ -44,7 +45,7 @@ class Experiment:
 
     folder: AblationFolder
     document: Document
-    recipe: AblationRecipe
+    recipe: AblationRecipe | SupernetsRecipe
     settings: Settings
     retry_failed: bool = False
     into_recipe: bool = False
@@ -61,7 +62,7 @@ class Experiment:
             crew = self.to_do(engine)
             with cluster(crew) if crew else nullcontext():
                 runs, results = self.trained(engine)
-                tests = engine.test(runs)
+                tests = self.tested(engine, runs)
             for run in runs:
                 test = tests.get((run.variant.label, run.seed))
                 if test is not None:
@@ -85,6 +86,7 @@ class Experiment:
     @cached_property
     def variants(self) -> tuple[Variant, ...]:
         """The variants with the channels and classes of these images."""
+        assert isinstance(self.recipe, AblationRecipe)
         size = (self.data.input_size,) * 2
         images = Images(size, self.data.in_chans, self.data.num_classes)
         return expand(self.document, self.recipe, images)
@@ -106,9 +108,10 @@ class Experiment:
                 "base": variant.group,
                 "seed": run.seed,
                 "training": variant.training.model_dump(exclude={"checkpoint_seconds"}),
-                **arch_params(variant.arch),
+                **self.shown(variant),
             }
             numbers = {"macs": variant.macs, "params": variant.params, "seconds": result.seconds}
+            numbers |= {name: value for name, value in result.more.items() if name in METRICS}
             tags = {
                 "variant": variant.label,
                 "seed": str(run.seed),
@@ -156,6 +159,18 @@ class Experiment:
             print(f"{seeds} seeds give no verdict on {', '.join(seen.open)}: more seeds run.")
             seeds, number = seen.next_seeds, number + 1
 
+    def tested(self, engine: Engine, runs: list[Run]) -> dict[tuple[str, int], TestResult]:
+        """The finished runs on the test images."""
+        return engine.test(runs)
+
+    def shown(self, variant: Variant) -> dict[str, Any]:
+        """What MLflow shows of a variant, besides its training."""
+        return arch_params(variant.arch)
+
+    def notes(self, found: Findings) -> tuple[str, ...]:
+        """What the report says of what was found, besides the answer and the cost."""
+        return ()
+
     def _trained(
         self, engine: Engine, labels: Sequence[str], seeds: Sequence[int]
     ) -> tuple[list[Run], list[RunResult]]:
@@ -187,7 +202,7 @@ class Experiment:
             commit=git_commit(),
             machine=machine(),
             date=datetime.now().astimezone(),
-            notes=(spent(self.place, results, at_once),),
+            notes=(spent(self.place, results, at_once), *self.notes(found)),
         )
         drawn = figures(found)
         for name, figure in drawn.items():
@@ -202,7 +217,7 @@ class Experiment:
             tracked.artifact(folder / name)
         tracked.describe(f"{found.answer}\n\n```\n{plain_table(found)}\n```")
         print(f"\n{plain_table(found)}\n")
-        for note in found.notes:
+        for note in (*found.notes, *about.notes[1:]):
             print(note)
         print(f"\n{found.answer}")
         if self.into_recipe:

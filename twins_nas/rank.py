@@ -9,18 +9,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from twins_nas.errors import UserError, exit_with
 from twins_nas.files import locked
 from twins_nas.recipes import SearchRecipe
 from twins_nas.runs import RunFolder
-
-if TYPE_CHECKING:
-    from twins_nas.truth import Truth
-
-SHOWN = 5
-"""Networks that a refusal names."""
+from twins_nas.supernets.plan import load_truth, strangers
 
 
 def parser() -> argparse.ArgumentParser:
@@ -100,21 +94,6 @@ def checked(args: argparse.Namespace) -> None:
         raise UserError("--seed needs at least 0.")
 
 
-def load_bank(name: str) -> Truth:
-    """The bank of a name, a folder or a file.
-
-    Raises:
-        UserError: there is none, or it is damaged.
-    """
-    from twins_nas.banks.bank import load
-    from twins_nas.truth import Truth, read_truth
-
-    if name.endswith(".csv"):
-        return read_truth(Path(name))
-    bank = load(name)
-    return Truth.of(bank, bank.header.data.name)
-
-
 def unlike(recipes: Sequence[SearchRecipe]) -> list[str]:
     """What keeps supernets from being seeds of one training, in sentences."""
     said = []
@@ -139,7 +118,7 @@ def main() -> int:
             )
     if len({folder.path.resolve() for folder, *_ in opened}) < len(opened):
         raise UserError("--supernet names a run twice; each counts as a seed of its own.")
-    truth, lacking = load_bank(args.bank).part(args.part).whole()
+    truth, lacking = load_truth(args.bank).part(args.part).whole()
     notes = [f"Left out, for they lack a run of a seed: {', '.join(lacking)}."] if lacking else []
     from twins_nas.agreement import check_size
 
@@ -149,15 +128,15 @@ def main() -> int:
     if truth.data and data != {truth.data}:
         others = ", ".join(sorted(data))
         notes.append(f"The bank was trained on {truth.data}, the supernets on {others}.")
-    from twins_nas.ranking import Asked, Ranking, Supernet, outsiders
+    from twins_nas.ranking import Asked, Ranking, Supernet
 
     supernets = [
         Supernet(folder, space, recipe, settings.data_root)
         for folder, space, recipe, settings in opened
     ]
-    if strange := outsiders(supernets, truth):
-        more = len(strange) - SHOWN
-        raise UserError("\n".join(strange[:SHOWN] + [f"... and {more} more."] * (more > 0)))
+    strange = [said for _, space, *_ in opened for said in strangers(space, truth)]
+    if strange:
+        raise UserError("\n".join(f"{said}." for said in dict.fromkeys(strange)))
     asked = Asked(
         images=args.images,
         headline=args.score,

@@ -30,6 +30,7 @@ from twins_nas.errors import UserError
 from twins_nas.evaluate import evaluate
 from twins_nas.files import told, write_bytes, write_csv, write_text
 from twins_nas.model.backbone import Backbone
+from twins_nas.model.separate import supernet_of
 from twins_nas.progress import phase
 from twins_nas.provenance import command, git_commit, machine
 from twins_nas.proxies import PROXIES, Batch, score
@@ -40,6 +41,7 @@ from twins_nas.report.rows import About
 from twins_nas.runs import RunFolder
 from twins_nas.space import SearchSpace
 from twins_nas.tracking import Run, Tracker
+from twins_nas.training.calibrate import Calibration
 from twins_nas.training.checkpoint import load_weights
 from twins_nas.training.device import device_of
 from twins_nas.truth import Truth
@@ -193,20 +195,24 @@ class Ranking:
         data = self.data_of(one)
         images = evenly(data.val, self.asked.images, one.name)
         of = f"{one.name}, weights {digest(one.folder.weights)}, {data.name}, {len(images)} images"
+        calibration = Calibration.of(data, one.recipe.supernet, one.recipe.seed)
+        if calibration is not None:
+            of += f", calibrated by {one.recipe.supernet.calibrate_steps} steps"
         keys = [one.space.key(arch) for arch in self.truth.archs]
         done = sum(book.has(of, "loss", key) for key in keys)
         model = self.weights(one, data) if done < len(keys) else None
         with phase(f"scores of {one.name}", len(keys), "network", done) as line:
             for arch, key in zip(self.truth.archs, keys, strict=True):
                 if model is not None and not book.has(of, "loss", key):
-                    score = evaluate(model, images, data.mean, data.std, arch)
+                    subject = calibration(model, arch) if calibration else model
+                    score = evaluate(subject, images, data.mean, data.std, arch)
                     book.put(of, key, {"top1": score.top1, "loss": score.loss})
                     line.advance()
         return {name: book.get(of, name, keys) for name in WORDS}
 
     def weights(self, one: Supernet, data: ImageData) -> Backbone:
         """The supernet with its weights."""
-        model = Backbone(one.space, data.in_chans, data.num_classes)
+        model = supernet_of(one.space, data.in_chans, data.num_classes, one.recipe.supernet)
         weights, _ = load_weights(one.folder.weights)
         try:
             model.load_state_dict(weights)
@@ -288,13 +294,3 @@ def digest(path: Path) -> str:
     """A short hash of a file."""
     with told(path):
         return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-
-
-def outsiders(supernets: Sequence[Supernet], truth: Truth) -> list[str]:
-    """Why networks of the bank are no members of a supernet's space, each by its name."""
-    return [
-        f"{label} of the bank {truth.name} is no member of {one.name}'s space: {why}."
-        for one in supernets
-        for label, arch in zip(truth.labels, truth.archs, strict=True)
-        if (why := one.space.why_not(arch))
-    ]

@@ -4,20 +4,62 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 from twins_nas.ablation.results import RunResult, TestResult, values_of
 from twins_nas.ablation.variants import Variant, baselines
-from twins_nas.ablation_recipe import AblationRecipe
+from twins_nas.ablation_recipe import SeedsRecipe
 from twins_nas.sequential import Look, Schedule, look, schedule
 from twins_nas.stats import Paired, Summary, described, summarise
 from twins_nas.verdicts import Comparison, Rule, family_p, judged, paired_with, why_too_few
 
+
+class Metric(NamedTuple):
+    """What is compared, in words, its unit (none: it has none), and which way is better."""
+
+    words: str
+    unit: str
+    higher_is_better: bool
+
+
 METRICS = {
-    "val_top1": "validation top-1",
-    "val_loss": "validation loss",
-    "test_top1": "test top-1",
-    "test_loss": "test loss",
+    "val_top1": Metric("validation top-1", "points", True),
+    "val_loss": Metric("validation loss", "nats", False),
+    "test_top1": Metric("test top-1", "points", True),
+    "test_loss": Metric("test loss", "nats", False),
+    "tau_loss": Metric("tau by loss", "", True),
+    "tau_top1": Metric("tau by top-1", "", True),
+    "within_loss": Metric("tau within bins of MACs by loss", "", True),
+    "within_top1": Metric("tau within bins of MACs by top-1", "", True),
 }
+
+
+class Compare(Protocol):
+    """What is compared with what, and by how much it has to differ to matter."""
+
+    @property
+    def baseline(self) -> str:
+        """A variant's name."""
+
+    @property
+    def metric(self) -> str:
+        """A word of `METRICS`."""
+
+    @property
+    def margin(self) -> float | None:
+        """In the metric's unit."""
+
+
+class Comparing(Protocol):
+    """A recipe of variants that are compared."""
+
+    @property
+    def compare(self) -> Compare:
+        """How."""
+
+    @property
+    def seeds(self) -> SeedsRecipe:
+        """On which seeds."""
 
 
 @dataclass(frozen=True)
@@ -54,38 +96,38 @@ class Findings:
     notes: tuple[str, ...]
 
 
-def rule_of(recipe: AblationRecipe) -> Rule:
+def rule_of(recipe: Comparing) -> Rule:
     """How the recipe's family is judged."""
-    top1 = recipe.compare.metric.endswith("top1")
-    return Rule(recipe.compare.margin, top1, "points" if top1 else "nats")
+    metric = METRICS[recipe.compare.metric]
+    return Rule(recipe.compare.margin, metric.higher_is_better, metric.unit)
 
 
-def plan_of(recipe: AblationRecipe) -> Schedule | None:
+def plan_of(recipe: Comparing) -> Schedule | None:
     """The looks of `seeds: auto`."""
     seeds = recipe.seeds
     return schedule(seeds.first, len(seeds.numbers)) if seeds.auto else None
 
 
-def too_few(recipe: AblationRecipe, variants: Sequence[Variant]) -> str | None:
+def too_few(recipe: Comparing, variants: Sequence[Variant]) -> str | None:
     """Why the seeds cannot give any verdict; None where they can."""
     comparisons = sum(one.name != recipe.compare.baseline for one in variants)
     return why_too_few(len(recipe.seeds.numbers), comparisons, rule_of(recipe))
 
 
 def look_at(
-    recipe: AblationRecipe, variants: Sequence[Variant], results: Sequence[RunResult], number: int
+    recipe: Comparing, variants: Sequence[Variant], results: Sequence[RunResult], number: int
 ) -> Look:
     """The verdicts of `seeds: auto` after a look."""
     plan = plan_of(recipe)
     assert plan is not None
     found = values_of(results, {}, recipe.compare.metric)
     values = {one.label: found.get(one.label, {}) for one in variants}
-    (baseline,) = baselines(recipe, tuple(variants)).values()
+    (baseline,) = baselines(recipe.compare.baseline, variants).values()
     return look(values, baseline.label, rule_of(recipe), plan, recipe.seeds.numbers, number)
 
 
 def findings(
-    recipe: AblationRecipe,
+    recipe: Comparing,
     variants: Sequence[Variant],
     results: Sequence[RunResult],
     tests: Mapping[tuple[str, int], TestResult],
@@ -106,11 +148,11 @@ def findings(
         )
         for one in variants
     )
-    return Findings(rows, rule, METRICS[metric], _answer(recipe, rows, rule), _notes(rows))
+    return Findings(rows, rule, METRICS[metric].words, _answer(recipe, rows, rule), _notes(rows))
 
 
 def _compared(
-    recipe: AblationRecipe,
+    recipe: Comparing,
     variants: Sequence[Variant],
     results: Sequence[RunResult],
     values: Mapping[str, Mapping[int, float]],
@@ -125,13 +167,13 @@ def _compared(
             seen = look_at(recipe, variants, results, number)
             return {one.name: one for one in seen.comparisons}
     differences: dict[str, Paired] = {}
-    for group, baseline in baselines(recipe, tuple(variants)).items():
+    for group, baseline in baselines(recipe.compare.baseline, variants).items():
         own = {one.label: values[one.label] for one in variants if one.group == group}
         differences |= paired_with(own, baseline.label)
     return {one.name: one for one in judged(differences, family_p(differences, rule), rule)}
 
 
-def _answer(recipe: AblationRecipe, rows: Sequence[Row], rule: Rule) -> str:
+def _answer(recipe: Comparing, rows: Sequence[Row], rule: Rule) -> str:
     """The verdicts in a sentence for each base, each with its difference, interval and n."""
     sentences = []
     for group in dict.fromkeys(row.variant.group for row in rows):
@@ -144,7 +186,7 @@ def _answer(recipe: AblationRecipe, rows: Sequence[Row], rule: Rule) -> str:
                 parts.append(f"{row.variant.name} {words}: {described(one.difference, rule.unit)}")
         place = f"In {group}, against" if group else "Against"
         baseline = recipe.compare.baseline
-        metric = METRICS[recipe.compare.metric]
+        metric = METRICS[recipe.compare.metric].words
         sentences.append(f"{place} {baseline} ({metric}): {'; '.join(parts)}.")
     return " ".join(sentences)
 

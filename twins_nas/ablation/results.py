@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -24,7 +24,8 @@ class RunResult:
 
     `reason` says why it was stopped or failed; `retries` why it was tried again with a halved batch
     and twice the accumulation. `seconds` are those of its training steps, whatever was killed
-    between; `curve` its metrics by step. Accuracies in percent, losses in nats.
+    between; `curve` its metrics by step. Accuracies in percent, losses in nats; `more` are further
+    figures by name.
     """
 
     label: str
@@ -42,6 +43,12 @@ class RunResult:
     seconds: float = 0.0
     peak_bytes: int = 0
     curve: Curve = ()
+    more: dict[str, float] = field(default_factory=dict)
+
+    def value(self, metric: str) -> float | None:
+        """A figure by its name; None where the training came to none."""
+        found: float | None = self.more.get(metric, getattr(self, metric, None))
+        return found
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -182,10 +189,9 @@ def values_of(
     """A metric of the finished runs by variant and seed; stopped and failed ones have none."""
     found: dict[str, dict[int, float]] = {}
     for result in results:
-        source: RunResult | TestResult | None = result
+        value = result.value(metric)
         if metric.startswith("test"):
-            source = tests.get((result.label, result.seed))
-        value = None if source is None else getattr(source, metric)
+            value = getattr(tests.get((result.label, result.seed)), metric, None)
         if result.status == "finished" and value is not None:
             found.setdefault(result.label, {})[result.seed] = value
     return found

@@ -6,10 +6,10 @@ training; their own checks then tell what is wrong, in the recipe's lines.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
+from typing import Any, Protocol
 
 from twins_nas.ablation.matching import matched
 from twins_nas.ablation_recipe import AblationRecipe
@@ -56,12 +56,27 @@ class Images:
 
 
 @dataclass(frozen=True)
-class _Change:
-    """One variant as it is written: what each key changes, and where that is said."""
+class Change:
+    """One variant as it is written.
+
+    `settings` are the place of each key, its value, and where the recipe says so.
+    """
 
     name: str
     place: Place
     settings: tuple[tuple[Place, Any, Place], ...]
+
+
+class Varied(Protocol):
+    """A recipe that says what varies in one of the two ways."""
+
+    @property
+    def vary(self) -> dict[str, list[Any]]:
+        """All combinations of values."""
+
+    @property
+    def variants(self) -> dict[str, Any]:
+        """Changes by name."""
 
 
 @dataclass(frozen=True)
@@ -88,20 +103,15 @@ def expand(document: Document, recipe: AblationRecipe, images: Images) -> tuple[
     faults: list[Fault] = []
     found: dict[str, tuple[Variant, Place]] = {}
     for group, base, place in _bases(document, recipe):
-        for change in _changes(document, recipe):
+        for change in changes(document, recipe):
             try:
                 variant = _variant(document, recipe, images, (group, base, place), change)
                 found[variant.label] = (variant, change.place)
             except ConfigError as error:
                 faults += error.faults
     faults = list(dict.fromkeys(faults))
-    names = [change.name for change in _changes(document, recipe)]
-    baseline = recipe.compare.baseline
-    if baseline not in names:
-        said = f"{baseline!r} is not among the variants{did_you_mean(baseline, names)}"
-        faults.append(document.fault(("compare", "baseline"), said, ", ".join(names)))
-    if len(names) < 2:
-        faults.append(document.fault(("variants",), "there is one variant, nothing to compare"))
+    names = [change.name for change in changes(document, recipe)]
+    faults += check_baseline(document, recipe.compare.baseline, names)
     if faults:
         raise ConfigError(faults)
     variants = _matched(document, recipe, images, found)
@@ -109,9 +119,20 @@ def expand(document: Document, recipe: AblationRecipe, images: Images) -> tuple[
     return tuple(variants)
 
 
-def baselines(recipe: AblationRecipe, variants: tuple[Variant, ...]) -> dict[str, Variant]:
-    """The baseline of each group."""
-    return {one.group: one for one in variants if one.name == recipe.compare.baseline}
+def check_baseline(document: Document, baseline: str, names: list[str]) -> list[Fault]:
+    """What keeps variants of these names from being compared with the baseline."""
+    faults = []
+    if baseline not in names:
+        said = f"{baseline!r} is not among the variants{did_you_mean(baseline, names)}"
+        faults.append(document.fault(("compare", "baseline"), said, ", ".join(names)))
+    if len(names) < 2:
+        faults.append(document.fault(("variants",), "there is one variant, nothing to compare"))
+    return faults
+
+
+def baselines(baseline: str, variants: Sequence[Variant]) -> dict[str, Variant]:
+    """The variant of that name of each group."""
+    return {one.group: one for one in variants if one.name == baseline}
 
 
 def _bases(document: Document, recipe: AblationRecipe) -> list[tuple[str, Any, Place]]:
@@ -132,8 +153,12 @@ def _bases(document: Document, recipe: AblationRecipe) -> list[tuple[str, Any, P
     ]
 
 
-def _changes(document: Document, recipe: AblationRecipe) -> list[_Change]:
-    """What each variant changes."""
+def changes(document: Document, recipe: Varied) -> list[Change]:
+    """What each variant changes.
+
+    Raises:
+        ConfigError: a variant that is no mapping, or a dimension without values.
+    """
     if recipe.variants:
         changes = []
         for name, keys in recipe.variants.items():
@@ -141,7 +166,7 @@ def _changes(document: Document, recipe: AblationRecipe) -> list[_Change]:
             if not isinstance(keys, dict):
                 said = f"{shown(keys)} is not a mapping of keys to values; {{}} changes nothing"
                 raise ConfigError([document.fault(place, said)])
-            changes.append(_Change(name, place, tuple(_flat((), keys, place))))
+            changes.append(Change(name, place, tuple(_flat((), keys, place))))
         return changes
     empty = [axis for axis, values in recipe.vary.items() if not values]
     if empty:
@@ -153,7 +178,7 @@ def _changes(document: Document, recipe: AblationRecipe) -> list[_Change]:
             item for axis, (at, value) in axes for item in _flat((), {axis: value}, ("vary",), at)
         ]
         words = [_words(axis, value, list(recipe.vary)) for axis, (_, value) in axes]
-        changes.append(_Change(" ".join(words), ("vary",), tuple(settings)))
+        changes.append(Change(" ".join(words), ("vary",), tuple(settings)))
     return changes
 
 
@@ -196,7 +221,7 @@ def _variant(
     recipe: AblationRecipe,
     images: Images,
     base: tuple[str, Any, Place],
-    change: _Change,
+    change: Change,
 ) -> Variant:
     group, network, base_place = base
     keys: dict[str, Any] = {"input_size": recipe.input_size}
@@ -299,7 +324,7 @@ def _matched(
     match = recipe.match
     if match is None:
         return variants
-    targets = {one.group: one.macs for one in baselines(recipe, tuple(variants)).values()}
+    targets = {one.group: one.macs for one in baselines(recipe.compare.baseline, variants).values()}
     faults, equal = [], []
     for variant in variants:
 

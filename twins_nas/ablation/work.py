@@ -83,6 +83,11 @@ class Place:
         initialise(model, run.seed, by_name=True)
         return model.to(self.device)
 
+    def outcome(self, trainer: Trainer) -> dict[str, float]:
+        """What a finished training is judged by, `val_top1` and `val_loss` among it."""
+        last = trainer.history[-1][1]
+        return {name: last[name] for name in ("val_top1", "val_loss")}
+
     def rungs(self, run: Run) -> Rungs | None:
         """Where runs of the same base are stopped that are behind."""
         if self.recipe.asha is None:
@@ -156,11 +161,11 @@ class Training:
         reason = ""
         try:
             trainer.run()
-            save_weights(place.folder.weights(run), model, {"identity": run.identity})
+            save_weights(place.folder.weights(run), trainer.scored, {"identity": run.identity})
         except _StoppedError as stop:
             status, reason = "stopped", str(stop)
-        last = trainer.history[-1][1]
-        if not math.isfinite(last["val_loss"]):
+        found = place.outcome(trainer)
+        if not math.isfinite(found["val_loss"]):
             status, reason = "failed", "its validation loss is no number"
         return RunResult(
             label=run.variant.label,
@@ -171,13 +176,14 @@ class Training:
             retries=retries,
             batch_size=recipe.batch_size,
             accumulate=recipe.accumulate,
-            val_top1=last["val_top1"],
-            val_loss=last["val_loss"],
+            val_top1=found.pop("val_top1"),
+            val_loss=found.pop("val_loss"),
             n_val=len(data.val),
             epochs=trainer.history[-1][0] // trainer.steps_per_epoch,
             seconds=_seconds(trainer),
             peak_bytes=_peak_bytes(place.device),
             curve=tuple(trainer.history),
+            more=found,
         )
 
 

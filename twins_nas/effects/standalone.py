@@ -83,7 +83,7 @@ def sought(folder: Path, space: SearchSpace, data: str) -> Sought:
     variants = expand(document, recipe, images)
     values = _values(folder / RUNS)
     found, without = [], []
-    for group, baseline in baselines(recipe, variants).items():
+    for group, baseline in baselines(recipe.compare.baseline, variants).items():
         others = [one for one in variants if one.group == group and one is not baseline]
         made, said = _counterpart(space, baseline, others, values)
         name = f"{folder.name}{f', {group}' if group else ''}"

@@ -73,7 +73,8 @@ def effects(findings: Findings) -> Any:
         axes.plot(difference.differences, [place] * difference.n, "|", color=INK, ms=7, alpha=0.5)
     axes.set_yticks(range(len(rows)), [f"{row.variant.label}" for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel(f"difference from the baseline ({findings.metric}, {findings.rule.unit})")
+    of = f"{findings.metric}, {findings.rule.unit}".removesuffix(", ")
+    axes.set_xlabel(f"difference from the baseline ({of})")
     if margin is not None:
         axes.legend(loc="best", frameon=False, fontsize=8)
     return figure
@@ -157,7 +158,8 @@ def over_macs(findings: Findings) -> Any:
         half = max(1.3 * half, 0.05 * middle)
         axes.set_xlim(middle - half, middle + half)
     axes.set_xlabel("MACs (M), points moved aside a little where they would hide each other")
-    axes.set_ylabel(f"{findings.metric} ({'%' if findings.rule.unit == 'points' else 'nats'})")
+    unit = {"points": " (%)"}.get(findings.rule.unit, f" ({findings.rule.unit})")
+    axes.set_ylabel(findings.metric + (unit if findings.rule.unit else ""))
     return figure
 
 
