@@ -41,7 +41,7 @@ RANKS = {
             "instrument",
             "insight",
         ],
-        *["banking", "bank", "ranking", "rank", "profile", "export"],
+        *["banking", "bank", "ranking", "rank", "retraining", "retrain", "profile", "export"],
     ],
 }
 """Within a rank, files import one another in the order that they are named in."""
