@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,14 @@ def test_edges_are_imported_by_their_files(repo: Path) -> None:
             if any(name.split(".")[0] == library for name in imported(file))
         }
         assert users == allowed, library
+
+
+def test_the_wheel_holds_every_package(repo: Path) -> None:
+    """A folder that is not listed would be missed by who installs, not by who clones."""
+    with (repo / "pyproject.toml").open("rb") as file:
+        listed = tomllib.load(file)["tool"]["setuptools"]["packages"]
+    found = {path.parent.relative_to(repo) for path in (repo / "twins_nas").rglob("__init__.py")}
+    assert {".".join(path.parts) for path in found} <= set(listed)
 
 
 def test_no_file_is_over_450_lines(repo: Path) -> None:
