@@ -27,6 +27,7 @@ from twins_nas.ablation_recipe import AshaRecipe
 from twins_nas.data import ImageData, augment, batches
 from twins_nas.errors import UserError
 from twins_nas.recipes import TrainingRecipe
+from twins_nas.report.ablation_plots import beside
 from twins_nas.runs import Settings
 from twins_nas.training.loop import Trainer
 
@@ -395,3 +396,9 @@ def test_a_training_leaves_torch_as_it_was(recipe: Path, tmp_path: Path) -> None
     (first, *_) = all_runs(made)
     Training(made.place, {first.name: first})(first.name, lambda told: None)
     assert torch.get_num_threads() == threads and work.BUSY
+
+
+def test_points_of_equal_macs_stand_side_by_side() -> None:
+    """Those of other MACs stay where they are."""
+    assert beside([8.3, 8.2, 10.8, 8.25, 20.0]) == [-1.0, 0.0, 0.0, 1.0, 0.0]
+    assert beside([1.0, 1.0]) == [-0.5, 0.5]

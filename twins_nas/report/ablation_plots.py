@@ -20,6 +20,8 @@ COLOURS = (
     "#4d7c0f",
     "#475569",
 )
+NEARLY_EQUAL = 1.03
+"""Factor of MACs below which points would hide each other."""
 VERDICT_COLOURS = {"better": "#0f766e", "worse": NAMED, "equivalent": FRONT, "none": FAINT}
 
 
@@ -121,16 +123,16 @@ def over_macs(findings: Findings) -> Any:
     from matplotlib.transforms import ScaledTranslation
 
     figure, axes = axes_of((8.6, 4.2))
-    for place, row in enumerate(rows):
+    asides = beside([row.variant.macs for row in rows])
+    for place, (row, aside) in enumerate(zip(rows, asides, strict=True)):
         assert row.summary is not None
         bounds, mean = row.summary.interval, row.summary.mean
         error = [[mean - bounds.low], [bounds.high - mean]] if bounds else None
         colour = COLOURS[place % len(COLOURS)]
         shape = "D" if row.is_baseline else "os^v"[place // len(COLOURS) % 4]
         x = row.variant.macs / MEGA
-        # Equal MACs stand side by side: the shift is of the drawing, not of the figures.
-        beside = 7 * (place - (len(rows) - 1) / 2) / 72
-        moved = ScaledTranslation(beside, 0, figure.dpi_scale_trans)
+        # The shift is of the drawing, not of the figures.
+        moved = ScaledTranslation(7 * aside / 72, 0, figure.dpi_scale_trans)
         label, style = row.variant.label, {"ms": 6, "elinewidth": 1, "capsize": 2.5}
         where = axes.transData + moved
         axes.errorbar(
@@ -161,6 +163,22 @@ def over_macs(findings: Findings) -> Any:
     unit = {"points": " (%)"}.get(findings.rule.unit, f" ({findings.rule.unit})")
     axes.set_ylabel(findings.metric + (unit if findings.rule.unit else ""))
     return figure
+
+
+def beside(macs: Sequence[float]) -> list[float]:
+    """How many places each point stands aside: those of about equal MACs, around their middle."""
+    order = sorted(range(len(macs)), key=lambda at: macs[at])
+    groups: list[list[int]] = []
+    for at in order:
+        if groups and macs[at] <= NEARLY_EQUAL * macs[groups[-1][-1]]:
+            groups[-1].append(at)
+        else:
+            groups.append([at])
+    found = [0.0] * len(macs)
+    for group in groups:
+        for place, at in enumerate(sorted(group)):
+            found[at] = place - (len(group) - 1) / 2
+    return found
 
 
 def _by_epoch(row: Row) -> dict[int, Summary]:

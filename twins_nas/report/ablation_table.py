@@ -90,10 +90,11 @@ def reading(findings: Findings) -> list[str]:
     )
     return [
         f"mean, sd and n are of the {findings.metric} over seeds, [low, high] are 95 % t intervals."
-        " difference: variant minus baseline on the same seeds, its p corrected for all comparisons"
-        " of the table; effect size: the mean difference in standard deviations of the differences;"
-        " detectable: the smallest true difference that so many seeds show with 80 % power. "
-        + within
+        " difference: variant minus baseline on the same seeds, with the interval of that one"
+        " comparison; p and verdict are corrected for all of the table, so an interval may exclude"
+        " 0 where there is no verdict. effect size: the mean difference in standard deviations of"
+        " the differences; detectable: the smallest true difference that so many seeds show with"
+        " 80 % power. " + within
     ]
 
 
