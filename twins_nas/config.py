@@ -63,11 +63,16 @@ def find(kind: Kind, name: str) -> Path:
 
 
 def shipped_files(kind: Kind) -> dict[str, Path]:
-    """The files that come with the package, by name: those of the wheel, or else of the clone."""
+    """The files that come with the package, by name: those of the wheel, or else of the clone.
+
+    What runs left in a clone's `experiments/results/` is not among them.
+    """
     wheel = _PACKAGE / "yaml" / kind
     folder = wheel if wheel.is_dir() else _PACKAGE.parent / kind
-    files = sorted(folder.rglob("*.yaml"))
-    return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
+    names = {
+        file.relative_to(folder).with_suffix(""): file for file in sorted(folder.rglob("*.yaml"))
+    }
+    return {name.as_posix(): file for name, file in names.items() if name.parts[0] != "results"}
 
 
 def load_space(path: str | Path) -> SearchSpace:
