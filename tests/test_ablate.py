@@ -186,6 +186,20 @@ def test_out_of_memory_is_tried_again_with_half_the_batch(
     assert found.rows[0].summary is None and found.rows[1].summary is not None
 
 
+def test_a_test_that_dies_is_told(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network without its test accuracy leaves no report; the next try has it."""
+    made = engine(recipe, tmp_path / "run")
+    runs = all_runs(made)
+    made.train(runs)
+    with monkeypatch.context() as dying:
+        dying.setattr(Engine, "_do", lambda self, names, *_: [names[0]])
+        with pytest.raises(UserError, match=f"test images of {runs[0].name}: its process died"):
+            made.test(runs)
+    assert len(made.test(runs)) == len(runs)
+
+
 def test_what_is_out_of_memory() -> None:
     """Both of torch's words and Python's; nothing else."""
     assert out_of_memory(MemoryError())

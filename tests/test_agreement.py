@@ -17,11 +17,13 @@ from twins_nas.agreement import (
     Resamples,
     Scores,
     bins_of,
+    ceiling_of,
     drawn,
     findings,
 )
 from twins_nas.errors import UserError
 from twins_nas.ranks import kendall, tau
+from twins_nas.report import ranking as report
 from twins_nas.seeds import seed
 from twins_nas.truth import Truth
 
@@ -40,7 +42,8 @@ def truth_of(top1_NS: Vector, macs_N: Vector | None = None) -> Truth:
     archs = (seed("twins_svt_micro"),) * n
     labels = tuple(f"network {at}" for at in range(n))
     held_out_N = np.arange(n) % 2 == 1
-    return Truth("made", "", labels, archs, macs_N, macs_N[::-1].copy(), top1_NS, held_out_N)
+    seeds = tuple(range(top1_NS.shape[1]))
+    return Truth("made", "", seeds, labels, archs, macs_N, macs_N[::-1].copy(), top1_NS, held_out_N)
 
 
 def made(n: int = 24, seeds: int = 3, noise: float = 0.3) -> tuple[Truth, Vector]:
@@ -169,6 +172,35 @@ def test_ceilings_fall_with_the_noise() -> None:
     assert found.tau.value > 0.85 > found.tau_within.value
     truth, perfect_N = made(seeds=1)
     assert found_of(truth, _loss(perfect_N)).ceiling is None
+
+
+def test_ceiling_within_bins_is_that_of_the_model() -> None:
+    """What a seed does to a whole bin is no noise within it: on average what simulation gives.
+
+    Networks differ by 1 within bins, seeds by 1 a run and by 2 a bin: the means of two seeds have
+    within bins a reliability of 1 / (1 + 1 / 2), which is known of many networks.
+    """
+    n, seeds = 400, 2
+    bins_N = bins_of(np.arange(float(n)), 4)
+    found = []
+    for at in range(8):
+        mine = rng(at)
+        inner_NS = mine.normal(size=(n, 1)) + mine.normal(size=(n, seeds))
+        shared_NS = 2 * mine.normal(size=(4, seeds))[bins_N.astype(int)]
+        top1_NS = 5 * bins_N[:, None] + inner_NS + shared_NS
+        ceiling = ceiling_of(top1_NS, bins_N, mine, draws=20)
+        assert ceiling is not None and ceiling.within is not None
+        found.append(ceiling.within.value)
+    assert np.mean(found) == pytest.approx(1 / 1.5, abs=0.02)
+
+
+def test_no_ceiling_without_a_spread_of_the_seeds() -> None:
+    """Seeds whose networks are all the same have no correlation."""
+    truth, perfect_N = made(seeds=2)
+    top1_NS = truth.top1_NS.copy()
+    top1_NS[:, 1] = 80.0
+    found = found_of(truth_of(top1_NS), _loss(perfect_N))
+    assert found.ceiling is None and "no noise ceiling is known" in report.answer(found)
 
 
 def test_scores_without_an_order_are_left_out_with_the_reason() -> None:

@@ -303,6 +303,8 @@ def test_what_a_build_leaves(
     ):
         with pytest.raises(UserError, match=said):
             run("build", "--resume", "tiny", *words)
+    listed = run("build", "--resume", "tiny", "--archs", "4", "--check")
+    assert "4 networks x 2 seeds" in listed and len(list(folder.glob("results/*.json"))) == 6
     run("build", "--resume", "tiny", "--archs", "4", "--retry-failed", "--local")
     changed = {path.name for path, when in times.items() if path.stat().st_mtime_ns != when}
     assert len(changed) == 1 and re.match("02-.*-seed1", changed.pop())

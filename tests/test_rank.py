@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from twins_nas import rank
+from twins_nas import rank, seeds
 from twins_nas.arch import ArchConfig
 from twins_nas.config import dump_arch, load_space
 from twins_nas.cost import cost
@@ -40,6 +40,7 @@ stages:
   - {embed_dim: 32, head_dim: 8, depth: 1, sr_ratio: 1}
 """
 HELD_OUT, TUNING = 6, 1
+MEMBERS = seeds.seed("twins_svt_micro"), seeds.seed("pvt_micro")
 
 
 def images_of(folder: Path) -> ImageData:
@@ -120,7 +121,11 @@ def test_the_whole_command(
     run(here, monkeypatch, *words)
     told, folder = capsys.readouterr(), here / "runs" / "whole"
     assert "supernet loss *" in told.out and "noise ceiling" in told.out
-    assert "Over n = 6 networks, supernet loss has tau" in told.out
+    assert "A member's score is of 60 validation images of its supernet." in told.out
+    assert (
+        "Over n = 6 networks of the held-out part of the bank bank, supernet loss has tau"
+        in told.out
+    )
     assert "supernet top-1 - MACs" in told.out and "Zen" in told.out
     lines = read(folder / "rank.csv")
     rankings = {line["ranking"] for line in lines}
@@ -200,6 +205,9 @@ def test_what_the_user_can_mend(here: Path, monkeypatch: pytest.MonkeyPatch) -> 
     text = (here / "bank.csv").read_text()
     (here / "part.csv").write_text(text.replace("held-out", "heldout"))
     (here / "number.csv").write_text(text.replace(",0,", ",zero,", 1))
+    rows = list(csv.DictReader(text.splitlines(keepends=True)))
+    write_csv(here / "twice.csv", COLUMNS, [*rows, rows[0]])
+    write_csv(here / "size.csv", COLUMNS, [{**rows[0], "macs": "nan"}, *rows[1:]])
     for words, said in (
         ((), "--supernet is missing"),
         (("--supernet", "one"), "--bank is missing"),
@@ -213,6 +221,8 @@ def test_what_the_user_can_mend(here: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ((*one, "short.csv"), "no column part, val_top1"),
         ((*one, "part.csv"), "allowed: tuning, held-out"),
         ((*one, "number.csv"), "invalid literal"),
+        ((*one, "twice.csv"), "twice.csv:.*a second line of net0, seed 0"),
+        ((*one, "size.csv"), "size.csv:.*macs and params must be numbers above 0"),
         ((*one, "foreign.csv", "--bins", "2"), "is no member of .*: stages.0.embed_dim"),
     ):
         with pytest.raises(UserError, match=said):
@@ -228,7 +238,7 @@ def test_a_bank_is_a_truth(here: Path) -> None:
     known = read_truth(here / "bank.csv")
 
     class Bank:
-        name, numbers, archs = "mine", tuple(range(7)), known.archs
+        name, numbers, archs, seeds = "mine", tuple(range(7)), known.archs, (0, 1)
         macs_A, params_A, held_out_A = known.macs_N, known.params_N, known.held_out_N
 
         def values_AS(self, metric: str = "val_top1") -> np.ndarray:
@@ -254,7 +264,12 @@ def read(path: Path) -> list[dict[str, str]]:
 def test_supernets_that_are_no_seeds_of_one_training() -> None:
     """Said beside the figures."""
     one, two = (SearchRecipe(seed=seed) for seed in (0, 1))
-    assert rank.unlike([one, two]) == []
+    small, other = (SearchSpace.point(arch, (32, 32)) for arch in MEMBERS)
+    alike = [small, small]
+    assert rank.unlike([one, two], alike) == []
+    often = two.supernet.model_copy(update={"checkpoint_seconds": 5})
+    assert rank.unlike([one, two.model_copy(update={"supernet": often})], alike) == []
+    assert "more than their seeds" in rank.unlike([one, two], [small, other])[0]
     longer = two.model_copy(update={"supernet": two.supernet.model_copy(update={"epochs": 9})})
-    assert "more than their seeds" in rank.unlike([one, longer])[0]
-    assert "share a seed" in rank.unlike([one, one])[0]
+    assert "more than their seeds" in rank.unlike([one, longer], alike)[0]
+    assert "share a seed" in rank.unlike([one, one], alike)[0]

@@ -76,8 +76,8 @@ def test_the_whole_command(
     assert {row["seed"] for row in rows} == {"0", "1"}
     assert "within 0.5 points of their mean over 2 trainings alone, of 2 epochs each" in said
     assert said.splitlines()[1].startswith("network") and (folder / "retrain.png").is_file()
-    truth = read_truth(folder / "bank.csv")
-    assert len(truth) == len(front) and truth.part("held-out").top1_NS.shape[1] == 2
+    truth = read_truth(folder / "one-2-epochs.csv")
+    assert len(truth) == len(front) and truth.part("tuning").top1_NS.shape[1] == 2
     monkeypatch.setattr(Training, "_train", None)
     command(retrain, monkeypatch, "--run", "one", "--seeds", "2")
     assert capsys.readouterr().out == said

@@ -23,6 +23,7 @@ from twins_nas.files import write_csv
 from twins_nas.model.separate import supernet_of
 from twins_nas.ranks import kendall
 from twins_nas.supernet_study import SupernetStudy
+from twins_nas.supernets import work
 from twins_nas.supernets.plan import SupernetsPlan
 from twins_nas.training.checkpoint import load_weights
 from twins_nas.truth import COLUMNS
@@ -132,6 +133,33 @@ def check_tau(here: Path, plan: SupernetsPlan, result: dict[str, Any]) -> None:
     rng = np.random.default_rng(0)
     expected = kendall([-loss for loss in found], plan.truth.means_N.tolist(), rng).value
     assert result["more"]["tau_loss"] == pytest.approx(expected)
+
+
+def test_supernets_without_an_order(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A supernet whose members all score the same failed; the others are told, in pairs."""
+    true = work.member_scores
+
+    def scores(*about: Any) -> dict[str, list[float]]:
+        found, told = true(*about), len(list((here / "runs/one/results").glob("*.json")))
+        for name in () if told not in (1, 4) else ("loss",) if told == 1 else ("top1",):
+            found[name] = [1.0] * NETWORKS
+        return found
+
+    monkeypatch.setattr(work, "member_scores", scores)
+    recipe = here / "recipe.yaml"
+    recipe.write_text(
+        recipe.read_text().replace("  averaged: {ema: 0.5, calibrate_steps: 1}\n", "")
+    )
+    command(monkeypatch, "recipe.yaml", "--local", "--name", "one")
+    said = capsys.readouterr().out
+    files = sorted((here / "runs/one/results").glob("*.json"))
+    results = {path.stem: json.loads(path.read_text()) for path in files}
+    lost, flat = results["01-separate-seed0"], results["00-shared-seed2"]
+    assert lost["status"] == "failed" and "no tau by loss" in lost["reason"]
+    assert flat["status"] == "finished" and "tau_top1" not in flat["more"]
+    assert "supernets: shared" in said and "n = 2 supernets" in said
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ Where it has `rank`, trainings of a supernet are compared by how well each ranks
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,8 +183,8 @@ def resumed(args: argparse.Namespace) -> Work:
     plan, settings = planned(folder.recipe_file), folder.read_settings()
     if args.write_result:
         _check_own(plan, settings.recipe)
-    local, parallel = args.local or settings.local, args.parallel or settings.parallel
-    return Work(folder, plan, dataclasses.replace(settings, local=local, parallel=parallel))
+    about = (args.data_root, args.download, args.local, args.device, args.parallel)
+    return Work(folder, plan, settings.again(*about))
 
 
 def main() -> int:
@@ -197,16 +196,14 @@ def main() -> int:
         raise UserError("A recipe is missing, such as pe or experiments/pe.yaml.")
     if args.resume:
         work = resumed(args)
+        if args.check:
+            _list(work.plan)
+            return 0
     else:
         path = find("experiments", args.recipe)
         plan = planned(path, overrides(args))
         if args.check:
-            if isinstance(plan, ExplorePlan):
-                _list_exploration(plan)
-            elif isinstance(plan, SupernetsPlan):
-                _list_supernets(plan)
-            else:
-                _list(plan)
+            _list(plan)
             return 0
         work = begin(args, plan, path)
     folder = work.folder
@@ -250,6 +247,16 @@ def _check_own(plan: AnyPlan, recipe: str | None) -> None:
     check_own(recipe, plan.document.value, lambda path: planned(path).document.value)
 
 
+def _list(plan: AnyPlan) -> None:
+    """What would run."""
+    if isinstance(plan, ExplorePlan):
+        _list_exploration(plan)
+    elif isinstance(plan, SupernetsPlan):
+        _list_supernets(plan)
+    else:
+        _list_variants(plan)
+
+
 def _list_supernets(plan: SupernetsPlan) -> None:
     """What would be trained."""
     recipe, truth = plan.recipe, plan.truth
@@ -264,10 +271,12 @@ def _list_supernets(plan: SupernetsPlan) -> None:
         f" {plan.space.name}; each ranks {len(truth)} networks of the bank {truth.name}"
         f" ({recipe.rank.part} part); * is what the others are compared with"
     )
+    for said in plan.notes:
+        print(said)
 
 
-def _list(plan: Plan) -> None:
-    """What would run."""
+def _list_variants(plan: Plan) -> None:
+    """What would be compared."""
     print(plan.recipe.question)
     seeds = plan.recipe.seeds
     many = f"{seeds.first} to {len(seeds.numbers)}" if seeds.auto else str(seeds.first)

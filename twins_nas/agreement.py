@@ -9,6 +9,7 @@ Shape suffixes: B resamples, N networks, S seeds of the bank, M rankings (one a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -201,7 +202,7 @@ def findings(
         if row.kind == SUPERNET and row.figures and rival.name in known
     ]
     notes = tuple(f"{row.name} is left out: {row.why}" for row in rows if row.why)
-    ceiling = _ceiling_of(truth.top1_NS, bins_N, rng, draws)
+    ceiling = ceiling_of(truth.top1_NS, bins_N, rng, draws)
     return Findings(truth, tuple(rows), tuple(differences), ceiling, bins_N, headline, notes)
 
 
@@ -265,19 +266,32 @@ def _difference(one: Row, other: Row) -> Row:
     return Row(f"{one.name} - {other.name}", one.kind, found)
 
 
-def _ceiling_of(
+def ceiling_of(
     truth_NS: Vector, bins_N: Vector, rng: np.random.Generator, draws: int
 ) -> Ceiling | None:
-    """None with a single seed, of which no noise is known."""
+    """What the noise of the seeds leaves to a perfect ranking, of all pairs and within bins.
+
+    None with a single seed, or with seeds without a spread, of which no noise is known.
+
+    Within bins each seed is taken from its own mean of the bin: what a seed does to all networks of
+    a bin alike changes no order in it.
+    """
     if truth_NS.shape[1] < 2:
         return None
-    means_N = truth_NS.mean(axis=1)
-    inside_N = np.array([means_N[bins_N == at].mean() for at in bins_N])
-    reliable = reliability(truth_NS.tolist(), rng, LEVEL, draws)
-    if np.ptp(means_N - inside_N) == 0:
-        return Ceiling(reliable, None)
-    left_NS = truth_NS - inside_N[:, None]
-    return Ceiling(reliable, reliability(left_NS.tolist(), rng, LEVEL, draws))
+    reliable = _reliability(truth_NS, rng, draws)
+    left_NS = truth_NS.copy()
+    for at in np.unique(bins_N):
+        left_NS[bins_N == at] -= truth_NS[bins_N == at].mean(axis=0)
+    return None if reliable is None else Ceiling(reliable, _reliability(left_NS, rng, draws))
+
+
+def _reliability(values_NS: Vector, rng: np.random.Generator, draws: int) -> Estimate | None:
+    """None where the networks' means do not differ, or those of a seed do not."""
+    spreads = [np.ptp(values_NS.mean(axis=1)), *np.ptp(values_NS, axis=0)]
+    if min(spreads) <= 1e-9 * max(1.0, np.abs(values_NS).max()):
+        return None
+    found = reliability(values_NS.tolist(), rng, LEVEL, draws)
+    return found if math.isfinite(found.value) else None
 
 
 def _ceiling(of: Estimate) -> Estimate:

@@ -149,9 +149,10 @@ def resumed(args: argparse.Namespace) -> Work:
         plan = grown(plan, args.archs, args.seeds)
     if args.write_result:
         _check_own(plan, settings.recipe)
-    write_text(folder.recipe_file, write(plan.document.value))
-    local, parallel = args.local or settings.local, args.parallel or settings.parallel
-    return Work(folder, plan, dataclasses.replace(settings, local=local, parallel=parallel))
+    if not args.check:
+        write_text(folder.recipe_file, write(plan.document.value))
+    about = (args.data_root, args.download, args.local, args.device, args.parallel)
+    return Work(folder, plan, settings.again(*about))
 
 
 def build(args: argparse.Namespace) -> int:
@@ -160,6 +161,9 @@ def build(args: argparse.Namespace) -> int:
         raise UserError("--parallel needs at least 1.")
     if args.resume:
         work = resumed(args)
+        if args.check:
+            _list(work.plan)
+            return 0
     else:
         document, path = asked(args)
         plan = plan_bank(document)

@@ -14,7 +14,8 @@ from twins_nas.errors import UserError, exit_with
 from twins_nas.files import locked
 from twins_nas.recipes import SearchRecipe
 from twins_nas.runs import RunFolder
-from twins_nas.supernets.plan import load_truth, strangers
+from twins_nas.space import SearchSpace
+from twins_nas.supernets.plan import left_out, load_truth, other_data, strangers
 
 
 def parser() -> argparse.ArgumentParser:
@@ -94,10 +95,13 @@ def checked(args: argparse.Namespace) -> None:
         raise UserError("--seed needs at least 0.")
 
 
-def unlike(recipes: Sequence[SearchRecipe]) -> list[str]:
+def unlike(recipes: Sequence[SearchRecipe], spaces: Sequence[SearchSpace]) -> list[str]:
     """What keeps supernets from being seeds of one training, in sentences."""
     said = []
-    trainings = [(recipe.supernet, recipe.data) for recipe in recipes]
+    trainings = [
+        (recipe.supernet.model_dump(exclude={"checkpoint_seconds"}), recipe.data, space.fingerprint)
+        for recipe, space in zip(recipes, spaces, strict=True)
+    ]
     if any(training != trainings[0] for training in trainings):
         said.append("The supernets differ in more than their seeds: their mean is of no training.")
     if len({recipe.seed for recipe in recipes}) < len(recipes):
@@ -119,15 +123,12 @@ def main() -> int:
     if len({folder.path.resolve() for folder, *_ in opened}) < len(opened):
         raise UserError("--supernet names a run twice; each counts as a seed of its own.")
     truth, lacking = load_truth(args.bank).part(args.part).whole()
-    notes = [f"Left out, for they lack a run of a seed: {', '.join(lacking)}."] if lacking else []
+    notes = left_out(lacking)
     from twins_nas.agreement import check_size
 
     check_size(truth, args.bins)
-    notes += unlike([recipe for _, _, recipe, _ in opened])
-    data = {recipe.data.name for _, _, recipe, _ in opened}
-    if truth.data and data != {truth.data}:
-        others = ", ".join(sorted(data))
-        notes.append(f"The bank was trained on {truth.data}, the supernets on {others}.")
+    notes += unlike([recipe for _, _, recipe, _ in opened], [space for _, space, *_ in opened])
+    notes += other_data(truth, {recipe.data.name for _, _, recipe, _ in opened})
     from twins_nas.ranking import Asked, Ranking, Supernet
 
     supernets = [

@@ -153,6 +153,7 @@ class Ranking:
         return {
             "supernets": ", ".join(one.name for one in self.supernets),
             "bank": self.truth.name,
+            "part": self.truth.part_name,
             "networks": len(self.truth),
             "seeds": self.truth.top1_NS.shape[1],
             "asked": asdict(self.asked),
@@ -243,11 +244,20 @@ class Ranking:
                     line.advance()
         return [Scores(name, BASELINE, np.array([book.get(of, name, keys)])) for name in PROXIES]
 
+    def scored(self) -> str:
+        """What the scores are of, in a sentence."""
+        counts = {self.asked.images or len(self.data_of(one).val) for one in self.supernets}
+        images = " or ".join(f"{count:,}" for count in sorted(counts))
+        steps = {one.recipe.supernet.calibrate_steps for one in self.supernets} - {0}
+        tuned = f", after {' or '.join(map(str, sorted(steps)))} steps of its own" if steps else ""
+        return f"A member's score is of {images} validation images of its supernet{tuned}."
+
     def report(self, found: Findings, scores: Sequence[Scores], run: Run) -> None:
         """The tables on the console, the files in the folder and in MLflow."""
+        notes = (self.scored(), *self.notes)
         folder, data = self.folder, {one.recipe.data.name for one in self.supernets}
         about = About(
-            title=f"Does the supernet rank the bank {self.truth.name}?",
+            title=f"Does the supernet rank the {self.truth.title}?",
             command=command(),
             data=", ".join(sorted(data)),
             n_train=len(self.data_of(self.supernets[0]).train),
@@ -255,7 +265,7 @@ class Ranking:
             commit=git_commit(),
             machine=machine(),
             date=datetime.now().astimezone(),
-            notes=self.notes,
+            notes=notes,
         )
         top = next(one for one in scores if one.name == found.headline)
         figure = report.scatter(found, top, self.asked.headline == "loss")
@@ -270,7 +280,7 @@ class Ranking:
         run.log(report.metrics(found), 0)
         run.describe(f"{report.answer(found)}\n\n```\n{report.plain(found)}\n```")
         print(f"\n{report.plain(found)}\n")
-        for said in (*found.notes, *self.notes):
+        for said in (*found.notes, *notes):
             print(said)
         print(f"\n{report.answer(found)}")
 

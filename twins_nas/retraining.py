@@ -36,7 +36,7 @@ from twins_nas.space import SearchSpace
 from twins_nas.space_yaml import dump_arch
 from twins_nas.tracking import Run as Tracked
 from twins_nas.tracking import Tracker
-from twins_nas.truth import COLUMNS, HELD_OUT
+from twins_nas.truth import COLUMNS, TUNING
 from twins_nas.tuning.ray_cluster import Resources, cluster
 
 EXPERIMENT = "retrain"
@@ -196,10 +196,11 @@ class Retraining:
             notes=(cost, f"supernet of seed {self.search.seed}", *self.left_out(rows)),
         )
         write_csv(self.folder / "retrain.csv", report.CSV, report.lines(rows))
-        write_csv(self.folder / "bank.csv", COLUMNS, self.bank_lines(rows))
+        bank = f"{self.searched.path.name}-{epochs}-epochs.csv"
+        write_csv(self.folder / bank, COLUMNS, self.bank_lines(rows))
         write_bytes(self.folder / PICTURE, as_png(report.figure(rows)))
         write_text(self.folder / "retrain.md", report.markdown(rows, said, about, PICTURE))
-        for name in ("retrain.csv", "bank.csv", PICTURE, "retrain.md"):
+        for name in ("retrain.csv", bank, PICTURE, "retrain.md"):
             tracked.artifact(self.folder / name)
         tracked.log({"distance_test": report.over_members(rows, True).mean}, 0)
         tracked.describe(f"{said}\n\n```\n{report.plain(rows)}\n```")
@@ -214,13 +215,13 @@ class Retraining:
         return (f"left out, for a training failed: {', '.join(lost)}",) if lost else ()
 
     def bank_lines(self, rows: Sequence[Retrained]) -> list[dict[str, Any]]:
-        """The trainings as a bank of one's own: docs/ranking.md."""
+        """The trainings as a bank of one's own; its networks were chosen, so none is held out."""
         return [
             dict(
                 zip(
                     COLUMNS,
                     (
-                        *(row.label, HELD_OUT, seed, top1, row.macs, row.params),
+                        *(row.label, TUNING, seed, top1, row.macs, row.params),
                         dump_arch(row.arch, self.space.input_size),
                     ),
                     strict=True,

@@ -28,6 +28,24 @@ class Settings:
     parallel: int | None = None
     recipe: str | None = None
 
+    def again(
+        self,
+        data_root: str | None,
+        download: bool,
+        local: bool,
+        device: str | None,
+        parallel: int | None = None,
+    ) -> Settings:
+        """These settings for a run that is gone on with; what a command gives replaces them."""
+        return dataclasses.replace(
+            self,
+            data_root=str(Path(data_root).absolute()) if data_root else self.data_root,
+            download=download or self.download,
+            local=local or self.local,
+            device=device or self.device,
+            parallel=parallel or self.parallel,
+        )
+
 
 @dataclass(frozen=True)
 class Folder:

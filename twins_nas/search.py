@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,8 @@ def plan(args: argparse.Namespace) -> Plan:
                 " with it."
             )
         folder, space, recipe, settings = RunFolder.open(args.out, args.resume)
-        return Plan(folder, space, recipe, replace(settings, local=args.local or settings.local))
+        about = (args.data_root, args.download, args.local, args.device)
+        return Plan(folder, space, recipe, settings.again(*about))
     if not args.space:
         raise UserError(
             "--space is missing, such as --space svt or --space space/svt.yaml (or --resume RUN)."

@@ -47,7 +47,8 @@ class SupernetStudy(Experiment):
         """Where the supernets are trained."""
         plan, found = self.asked, place_of(self.folder, self.recipe, self.settings)
         about = (found.folder, found.recipe, found.settings, found.device)
-        return SupernetPlace(*about, plan.space, plan.truth, plan.recipe.rank.bins)
+        asked = (plan.recipe.rank.bins, plan.recipe.compare.metric)
+        return SupernetPlace(*about, plan.space, plan.truth, *asked)
 
     @cached_property
     def variants(self) -> tuple[Variant, ...]:
@@ -84,27 +85,34 @@ class SupernetStudy(Experiment):
             row.variant.name: [one for one in row.results if one.status == "finished"]
             for row in found.rows
         }
-        return (COSTS, about, *self.by_loss(done), *self.over_networks(done))
+        return (COSTS, about, *self.asked.notes, *self.by_loss(done), *self.over_networks(done))
 
     def by_loss(self, done: dict[str, list[RunResult]]) -> tuple[str, ...]:
         """What scoring by loss gives over scoring by top-1, with the same supernets."""
         parts = []
         for name, results in done.items():
+            both = [one for one in results if all(f"tau_{score}" in one.more for score in SIGNS)]
             values = {
-                score: {one.seed: one.more[f"tau_{score}"] for one in results} for score in SIGNS
+                score: {one.seed: one.more[f"tau_{score}"] for one in both} for score in SIGNS
             }
-            if results:
+            if both:
                 difference = paired_with(values, "top1")["loss"]
                 parts.append(f"{name} {described(difference, '')}")
-        return (f"Tau by loss minus tau by top-1, same supernets: {'; '.join(parts)}.",)
+        said = f"Tau by loss minus tau by top-1, same supernets: {'; '.join(parts)}."
+        return (said,) if parts else ()
 
     def over_networks(self, done: dict[str, list[RunResult]]) -> tuple[str, ...]:
-        """Differences from the baseline with intervals over networks, seeds and supernets."""
+        """Differences from the baseline with intervals over networks, seeds and supernets.
+
+        Of the seeds that all variants with a result have, so that resamples are paired.
+        """
         compare, truth = self.recipe.compare, self.asked.truth
         of, _, score = compare.metric.partition("_")
-        alike = {name: results for name, results in done.items() if results}
-        if compare.baseline not in alike:
+        found = {name: {one.seed: one for one in own} for name, own in done.items() if own}
+        shared = sorted(set.intersection(*map(set, found.values()))) if found else []
+        if compare.baseline not in found or not shared:
             return ()
+        alike = {name: [own[seed] for seed in shared] for name, own in found.items()}
         scores = [
             scores_of(name, [one.more for one in results], score, EACH)
             for name, results in alike.items()
@@ -124,5 +132,6 @@ class SupernetStudy(Experiment):
         words = METRICS[compare.metric].words
         return (
             f"{words.capitalize()} with 95 % bootstrap intervals over networks, their seeds and"
-            f" supernets (in brackets: minus {compare.baseline}): {'; '.join(parts)}.",
+            f" n = {len(shared)} supernets (in brackets: minus {compare.baseline}):"
+            f" {'; '.join(parts)}.",
         )

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass, fields, replace
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -29,6 +30,10 @@ class BankLike(Protocol):
     @property
     def name(self) -> str:
         """Its name."""
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of each network's trainings."""
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -58,17 +63,20 @@ class BankLike(Protocol):
 class Truth:
     """Validation accuracies in percent of networks that were trained alone, on the same seeds.
 
-    `top1_NS` is nan where a run is missing. `data` names the data set; empty: not known.
+    `top1_NS` is nan where a run is missing. `data` names the data set (empty: not known), `seeds`
+    the columns, `part` what is here of the bank's networks.
     """
 
     name: str
     data: str
+    seeds: tuple[int, ...]
     labels: tuple[str, ...]
     archs: tuple[ArchConfig, ...]
     macs_N: Vector
     params_N: Vector
     top1_NS: Vector
     held_out_N: Vector
+    part_name: str = "all"
 
     def __len__(self) -> int:
         """How many networks."""
@@ -86,6 +94,7 @@ class Truth:
         return cls(
             bank.name,
             data,
+            tuple(bank.seeds),
             tuple(f"network {number}" for number in bank.numbers),
             bank.archs,
             np.array(bank.macs_A, dtype=float),
@@ -105,7 +114,13 @@ class Truth:
             chosen_N = self.held_out_N == (name == HELD_OUT)
         if not chosen_N.any():
             raise UserError(f"The bank {self.name} has no {name} part; give --part all.")
-        return self._kept(chosen_N)
+        return replace(self._kept(chosen_N), part_name=name)
+
+    @property
+    def title(self) -> str:
+        """Part and bank in words."""
+        part = "" if self.part_name == "all" else f"{self.part_name} part of the "
+        return f"{part}bank {self.name}"
 
     def whole(self) -> tuple[Truth, tuple[str, ...]]:
         """The networks that lack no run, and the labels of the others."""
@@ -115,14 +130,15 @@ class Truth:
 
     def _kept(self, chosen_N: Any) -> Truth:
         places = np.flatnonzero(chosen_N)
-        kept: dict[str, Any] = {}
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if isinstance(value, np.ndarray):
-                kept[item.name] = value[places]
-            elif isinstance(value, tuple):
-                kept[item.name] = tuple(value[place] for place in places)
-        return replace(self, **kept)
+        return replace(
+            self,
+            labels=tuple(self.labels[place] for place in places),
+            archs=tuple(self.archs[place] for place in places),
+            macs_N=self.macs_N[places],
+            params_N=self.params_N[places],
+            top1_NS=self.top1_NS[places],
+            held_out_N=self.held_out_N[places],
+        )
 
 
 def read_truth(path: Path) -> Truth:
@@ -151,16 +167,23 @@ def read_truth(path: Path) -> Truth:
         if line["part"] not in PARTS:
             raise UserError(f"{place}: part: {line['part']!r} (allowed: {', '.join(PARTS)})")
         try:
-            found[label, int(line["seed"])] = float(line["val_top1"] or "nan")
-            costs[label] = float(line["macs"]), float(line["params"])
+            which = label, int(line["seed"])
+            top1 = float(line["val_top1"] or "nan")
+            costs[label] = size = float(line["macs"]), float(line["params"])
         except (TypeError, ValueError) as error:
             raise UserError(f"{place}: {error}.") from error
+        if not all(math.isfinite(one) and one > 0 for one in size):
+            raise UserError(f"{place}: macs and params must be numbers above 0.")
+        if which in found:
+            raise UserError(f"{place}: a second line of {label}, seed {which[1]}.")
+        found[which] = top1
         archs[label], _ = parse_arch(line["arch"] or "", place)
         held_out[label] = line["part"] == HELD_OUT
     labels, seeds = tuple(archs), sorted({seed for _, seed in found})
     return Truth(
         name=path.stem,
         data="",
+        seeds=tuple(seeds),
         labels=labels,
         archs=tuple(archs.values()),
         macs_N=np.array([macs for macs, _ in costs.values()]),

@@ -88,6 +88,9 @@ class Engine:
         """The finished runs on the test images, by variant and seed; each network reads them once.
 
         To be called when no more networks are to be trained.
+
+        Raises:
+            UserError: processes died each time that they read them.
         """
         folder = self.place.folder
         finished = [
@@ -101,7 +104,9 @@ class Engine:
                 if told.get("done"):
                     line.advance(1)
 
-            self._do(left, Testing(self.place, by_name), on_told)
+            died = self._do(left, Testing(self.place, by_name), on_told)
+        if lost := [name for name in died if folder.test(by_name[name]) is None]:
+            raise UserError(f"The test images of {', '.join(lost)}: {DIED}.")
         tests = {(run.variant.label, run.seed): folder.test(run) for run in finished}
         return {which: test for which, test in tests.items() if test is not None}
 

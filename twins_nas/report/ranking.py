@@ -57,12 +57,12 @@ def answer(found: Findings) -> str:
     if not row.figures:
         return f"{row.name} ranks nothing: {row.why}."
     said = (
-        f"Over n = {n} networks, {row.name} has tau {text(row.figures['tau'].estimate)} with the"
-        f" accuracy of networks trained alone, and"
+        f"Over n = {n} networks of the {found.truth.title}, {row.name} has tau"
+        f" {text(row.figures['tau'].estimate)} with the accuracy of networks trained alone, and"
         f" {text(row.figures['within'].estimate)} within bins of MACs"
     )
     if found.ceiling is None:
-        return f"{said}; no noise ceiling is known of a single seed."
+        return f"{said}; no noise ceiling is known of trainings of one seed, or without a spread."
     inner = found.ceiling.tau_within
     within = "unknown" if inner is None else text(inner)
     return (
@@ -77,7 +77,7 @@ def reading(found: Findings) -> list[str]:
     several = [row for row in found.rows if row.kind == EACH and row.figures]
     over = "networks and seeds of the bank" + (", and supernets" if several else "")
     said = [
-        f"n = {len(found.truth)} networks of the bank {found.truth.name}, each trained alone on"
+        f"n = {len(found.truth)} networks of the {found.truth.title}, each trained alone on"
         f" {seeds} seed{'s' if seeds > 1 else ''}; all figures are of the means of their validation"
         f" top-1. [low, high] are 95 % bootstrap intervals over {over}, of"
         " the ceiling over networks.",
@@ -157,7 +157,7 @@ def networks(
 ) -> tuple[tuple[str, ...], list[dict[str, object]]]:
     """Columns and lines of `networks.csv`: each network with its accuracies and all scores."""
     truth = found.truth
-    seeds = [f"alone_seed_{at}" for at in range(truth.top1_NS.shape[1])]
+    seeds = [f"alone_seed_{seed}" for seed in truth.seeds]
     columns = ("network", "macs", "params", "bin", "alone_mean", *seeds)
     made = []
     for at, label in enumerate(truth.labels):

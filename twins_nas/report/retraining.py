@@ -139,8 +139,8 @@ def figure(rows: Sequence[Retrained]) -> Any:
     every = [list(row.alone_test.values()) for row in rows]
     means = [sum(one) / len(one) for one in every]
     error = [
-        [mean - min(one) for mean, one in zip(means, every, strict=True)],
-        [max(one) - mean for mean, one in zip(means, every, strict=True)],
+        [max(0.0, mean - min(one)) for mean, one in zip(means, every, strict=True)],
+        [max(0.0, max(one) - mean) for mean, one in zip(means, every, strict=True)],
     ]
     label = "alone: mean, smallest to largest of the seeds"
     axes.errorbar(macs, means, error, fmt="o", color=FRONT, ms=5, capsize=2.5, label=label)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ class SupernetsPlan:
     """A checked recipe; its document holds the space whole.
 
     So no other file but the bank's is needed. `truth` are the networks of the bank's part that
-    lack no run.
+    lack no run; `notes` say what it is not.
     """
 
     document: Document
@@ -36,6 +37,7 @@ class SupernetsPlan:
     space: SearchSpace
     truth: Truth
     variants: tuple[Variant, ...]
+    notes: tuple[str, ...]
 
 
 def plan_supernets(document: Document) -> SupernetsPlan:
@@ -49,7 +51,7 @@ def plan_supernets(document: Document) -> SupernetsPlan:
     place: Place = (RANK, "bank")
     try:
         bank = _absolute(recipe.rank.bank)
-        truth, _ = load_truth(bank).part(recipe.rank.part).whole()
+        truth, lacking = load_truth(bank).part(recipe.rank.part).whole()
         from twins_nas.agreement import check_size
 
         check_size(truth, recipe.rank.bins)
@@ -60,7 +62,8 @@ def plan_supernets(document: Document) -> SupernetsPlan:
     whole = {**found.value, RANK: {**found.value[RANK], "bank": bank}}
     rank = recipe.rank.model_copy(update={"bank": bank})
     named = recipe.model_copy(update={"rank": rank})
-    return SupernetsPlan(replace(found, value=whole), named, space, truth, variants)
+    notes = (*left_out(lacking), *other_data(truth, {recipe.data.name}))
+    return SupernetsPlan(replace(found, value=whole), named, space, truth, variants, notes)
 
 
 def load_truth(name: str) -> Truth:
@@ -76,6 +79,22 @@ def load_truth(name: str) -> Truth:
         return read_truth(Path(name))
     bank = load(name)
     return Truth.of(bank, bank.header.data.name)
+
+
+def left_out(lacking: Sequence[str]) -> list[str]:
+    """That networks of a bank are left out, in a sentence; nothing where there are none."""
+    return [f"Left out, for they lack a run of a seed: {', '.join(lacking)}."] if lacking else []
+
+
+def other_data(truth: Truth, names: set[str]) -> list[str]:
+    """That supernets have other images than the bank, in a sentence; nothing where they have not.
+
+    Of a CSV file it is not known.
+    """
+    if not truth.data or names == {truth.data}:
+        return []
+    others = ", ".join(sorted(names))
+    return [f"The bank was trained on {truth.data}, the supernets on {others}."]
 
 
 def strangers(space: SearchSpace, truth: Truth) -> list[str]:

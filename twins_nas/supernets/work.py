@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from twins_nas.ablation.analysis import METRICS
 from twins_nas.ablation.results import Run
 from twins_nas.ablation.variants import Variant
 from twins_nas.ablation.work import Place
@@ -20,6 +22,7 @@ from twins_nas.agreement import Scores, bins_of
 from twins_nas.arch import ArchConfig
 from twins_nas.cost import cost
 from twins_nas.data import ImageData
+from twins_nas.errors import UserError
 from twins_nas.evaluate import evaluate
 from twins_nas.model.backbone import Backbone, initialise
 from twins_nas.model.separate import supernet_of
@@ -43,6 +46,7 @@ class SupernetPlace(Place):
     space: SearchSpace
     truth: Truth
     bins: int
+    metric: str
 
     def identity(self, variant: Variant, seed: int) -> str:
         """What a result must agree on: space, training, images, seed, and what is ranked."""
@@ -71,7 +75,11 @@ class SupernetPlace(Place):
     def outcome(self, trainer: Trainer) -> dict[str, float]:
         """Tau of the trained supernet by each score; those of the networks too, by their place.
 
-        `val_top1` and `val_loss` are the largest member's.
+        `val_top1` and `val_loss` are the largest member's. A tau that is not defined, as members
+        all score the same, is absent.
+
+        Raises:
+            UserError: that is the tau which the recipe compares.
         """
         recipe, data = trainer.recipe, trainer.data
         assert isinstance(recipe, SupernetRecipe)
@@ -83,9 +91,15 @@ class SupernetPlace(Place):
         all_1N = np.ones((1, len(self.truth)))
         for name, values in scored.items():
             score_N = SIGNS[name] * np.array(values)
-            found[f"tau_{name}"] = float(tau(score_N, truth_N)(all_1N)[0])
-            found[f"within_{name}"] = float(tau(score_N, truth_N, bins_N)(all_1N)[0])
+            taus = {
+                f"tau_{name}": float(tau(score_N, truth_N)(all_1N)[0]),
+                f"within_{name}": float(tau(score_N, truth_N, bins_N)(all_1N)[0]),
+            }
+            found |= {key: value for key, value in taus.items() if math.isfinite(value)}
             found |= {f"{name} {place}": value for place, value in enumerate(values)}
+        if self.metric not in found:
+            said = METRICS[self.metric].words
+            raise UserError(f"its members' scores have no order, so there is no {said}")
         return found
 
     def step_macs(self, recipe: TrainingRecipe, data: ImageData) -> int:
