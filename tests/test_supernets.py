@@ -15,7 +15,7 @@ import pytest
 from twins_nas import ablate
 from twins_nas.ablation.results import AblationFolder
 from twins_nas.ablation.work import Training
-from twins_nas.config import dump_arch, load_space
+from twins_nas.config import dump_arch, load_space, shipped_files
 from twins_nas.cost import cost
 from twins_nas.errors import ConfigError, UserError
 from twins_nas.evaluate import evaluate
@@ -188,6 +188,16 @@ def test_what_cannot_be_compared_is_told(here: Path, old: str, new: str, said: s
         ablate.planned(recipe)
     assert all("recipe.yaml" in fault.file for fault in refused.value.faults)
     assert not (here / "runs").exists()
+
+
+def test_the_shipped_recipe_is_planned() -> None:
+    """On the shipped bank, whose data it says to be other."""
+    plan = ablate.planned(shipped_files("experiments")["supernet_svt"])
+    assert isinstance(plan, SupernetsPlan) and plan.truth.part_name == "tuning"
+    assert len(plan.variants) == 7 and len(plan.truth) > 20
+    assert plan.notes == (
+        "The bank was trained on fashion-mnist, the supernets on fashion-mnist-mini.",
+    )
 
 
 def test_what_the_command_line_changes(

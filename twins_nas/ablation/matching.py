@@ -43,7 +43,7 @@ def matched(
         return min(near, key=lambda item: item[:2])[2]
     raise UserError(
         f"its MACs cannot be matched by {dimension}: {macs_of(arch):,} are to become {target:,};"
-        f" the nearest has {macs_of(nearest[1]):,}, which is {100 * nearest[0]:.1f} % off"
+        f" the nearest has {macs_of(nearest[1]):,}, which is {100 * nearest[0]:.3g} % off"
         f" ({100 * within:g} % are allowed)"
     )
 
