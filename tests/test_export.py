@@ -35,9 +35,9 @@ PLAIN = {
 CLASS_TOKEN = {"Shape", "Expand", "Gather"}
 """One of each: a class token has as many rows as there are images."""
 
-MICRO = ["twins_svt_micro", "swin_micro"]
+MICRO = ["twins_svt_micro"]
 LONG = [name for name in SEEDS if name.endswith("_micro") and name not in MICRO]
-LONG += ["pvt_tiny", "cpvt_tiny_5peg", "twins_pcpvt_small", "twins_svt_small", "swin_tiny"]
+LONG += ["cpvt_tiny_5peg", "twins_svt_small", "swin_tiny"]
 
 
 def tiny(pool: str = GAP, **changes: Any) -> ArchConfig:

@@ -259,7 +259,7 @@ def test_a_killed_driver_and_a_stopped_one_lose_nothing(tmp_path: Path) -> None:
     look = SearchStudy.look(folder, SEARCH, 0)
     assert look is not None and 8 < len(look.scored) < 40
 
-    second = driver(folder, 0.15)
+    second = driver(folder, 0.6)
     until(second, len(look.scored) + 5)
     start = time.monotonic()
     os.killpg(second.pid, signal.SIGINT)
