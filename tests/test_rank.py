@@ -195,6 +195,26 @@ def test_scores_are_those_of_inherited_weights(
         assert mine == {"top1": found.top1, "loss": found.loss}
 
 
+def test_members_are_tuned_where_that_is_asked(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Scores of their own, beside those without."""
+    few = ("--proxy-seeds", "1", "--proxy-images", "8", "--name", "tuned")
+    for more in ((), ("--calibrate-steps", "2")):
+        run(here, monkeypatch, *BOTH, *few, *more)
+    said = capsys.readouterr().out
+    assert "images of its supernet, after 2 steps of its own." in said
+    known = read(here / "runs" / "tuned" / "scores.csv")
+    scores = {
+        tuned: [one["value"] for one in known if one["score"] == "loss" and tuned in one["of"]]
+        for tuned in ("two, weights", "calibrated by 2 steps")
+    }
+    assert len(scores["two, weights"]) == 2 * HELD_OUT == len(scores["calibrated by 2 steps"])
+    assert len(set(scores["two, weights"])) == 2 * HELD_OUT
+    with pytest.raises(UserError, match="--calibrate-steps needs at least 0"):
+        run(here, monkeypatch, *BOTH, "--calibrate-steps", "-1")
+
+
 def test_what_the_user_can_mend(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sentence for each, before anything is scored."""
     one = ("--supernet", "one", "--bank")

@@ -403,6 +403,10 @@ def test_calibration_tunes_a_copy(space: SearchSpace, data: ImageData) -> None:
     tuned = evaluate(tune(model, arch), data.train, data.mean, data.std, arch)
     assert tuned.loss < plain.loss
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    more = Calibration.of(data, recipe(calibrate_steps=40, lr=0.02), 0)
+    assert more is not None and len(more.images) == len(data.train) < 40 * asked.batch_size
+    longer = evaluate(more(model, arch), data.train, data.mean, data.std, arch)
+    assert longer.loss < tuned.loss
     payload = Payload.of(model, data.train, data.mean, data.std, calibration=tune, recipe=asked)
     score = build_evaluator(replace(payload, threads=0))
     assert score(arch).loss == score(arch).loss == tuned.loss

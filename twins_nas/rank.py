@@ -49,6 +49,12 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--bins", type=int, default=4, metavar="N", help="bins of MACs (default: 4)")
     add(
+        "--calibrate-steps",
+        type=int,
+        metavar="N",
+        help="batches that a member is tuned on, alone, before it is scored (default: the run's)",
+    )
+    add(
         "--proxy-images",
         type=int,
         default=64,
@@ -91,8 +97,9 @@ def checked(args: argparse.Namespace) -> None:
         value, least = getattr(args, name), 2 if name == "proxy_images" else 1
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} needs at least {least}.")
-    if args.seed < 0:
-        raise UserError("--seed needs at least 0.")
+    for name in ("seed", "calibrate_steps"):
+        if (getattr(args, name) or 0) < 0:
+            raise UserError(f"--{name.replace('_', '-')} needs at least 0.")
 
 
 def unlike(recipes: Sequence[SearchRecipe], spaces: Sequence[SearchSpace]) -> list[str]:
@@ -142,6 +149,7 @@ def main() -> int:
         images=args.images,
         headline=args.score,
         bins=args.bins,
+        calibrate_steps=args.calibrate_steps,
         proxy_images=args.proxy_images,
         proxy_seeds=args.proxy_seeds,
         seed=args.seed,

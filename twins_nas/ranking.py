@@ -34,7 +34,7 @@ from twins_nas.model.separate import supernet_of
 from twins_nas.progress import phase
 from twins_nas.provenance import command, git_commit, machine
 from twins_nas.proxies import PROXIES, Batch, score
-from twins_nas.recipes import SearchRecipe
+from twins_nas.recipes import SearchRecipe, SupernetRecipe
 from twins_nas.report import ranking as report
 from twins_nas.report.ablation_plots import as_png, as_svg
 from twins_nas.report.rows import About
@@ -57,6 +57,7 @@ class Asked:
 
     `images` of the validation part score a member; None: all. `headline` is top1 or loss. Proxies
     take `proxy_images` of the training part and the mean over `proxy_seeds` initial weights.
+    Members are tuned for `calibrate_steps` before they are scored; None: as each recipe says.
     """
 
     images: int | None = None
@@ -64,6 +65,7 @@ class Asked:
     bins: int = 4
     proxy_images: int = 64
     proxy_seeds: int = 3
+    calibrate_steps: int | None = None
     seed: int = 0
     device: str | None = None
     data_root: str | None = None
@@ -196,9 +198,10 @@ class Ranking:
         data = self.data_of(one)
         images = evenly(data.val, self.asked.images, one.name)
         of = f"{one.name}, weights {digest(one.folder.weights)}, {data.name}, {len(images)} images"
-        calibration = Calibration.of(data, one.recipe.supernet, one.recipe.seed)
+        recipe = self.recipe_of(one)
+        calibration = Calibration.of(data, recipe, one.recipe.seed)
         if calibration is not None:
-            of += f", calibrated by {one.recipe.supernet.calibrate_steps} steps"
+            of += f", calibrated by {recipe.calibrate_steps} steps"
         keys = [one.space.key(arch) for arch in self.truth.archs]
         done = sum(book.has(of, "loss", key) for key in keys)
         model = self.weights(one, data) if done < len(keys) else None
@@ -210,6 +213,11 @@ class Ranking:
                     book.put(of, key, {"top1": score.top1, "loss": score.loss})
                     line.advance()
         return {name: book.get(of, name, keys) for name in WORDS}
+
+    def recipe_of(self, one: Supernet) -> SupernetRecipe:
+        """The training of a supernet, and of its members before they are scored."""
+        steps, recipe = self.asked.calibrate_steps, one.recipe.supernet
+        return recipe if steps is None else recipe.model_copy(update={"calibrate_steps": steps})
 
     def weights(self, one: Supernet, data: ImageData) -> Backbone:
         """The supernet with its weights."""
@@ -248,7 +256,7 @@ class Ranking:
         """What the scores are of, in a sentence."""
         counts = {self.asked.images or len(self.data_of(one).val) for one in self.supernets}
         images = " or ".join(f"{count:,}" for count in sorted(counts))
-        steps = {one.recipe.supernet.calibrate_steps for one in self.supernets} - {0}
+        steps = {self.recipe_of(one).calibrate_steps for one in self.supernets} - {0}
         tuned = f", after {' or '.join(map(str, sorted(steps)))} steps of its own" if steps else ""
         return f"A member's score is of {images} validation images of its supernet{tuned}."
 
