@@ -212,7 +212,9 @@ def test_faults_come_back_as_sentences(tmp_path: Path) -> None:
 def driver(folder: Path, seconds: float) -> subprocess.Popen[str]:
     """A process of its own, and of its own group, that runs the search."""
     script = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import signal, sys; sys.path.insert(0, sys.argv[1])\n"
+        # A shell has its background jobs, and so this test's processes, ignore Ctrl-C.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from pathlib import Path\n"
         "from test_ray import SEARCH, Counting\n"
         "from twins_nas.errors import exit_with\n"
