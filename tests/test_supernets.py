@@ -167,6 +167,7 @@ def test_supernets_without_an_order(
     [
         ("{separate: [pe]}", "{separate: [mixer]}", "variants.separate: .*mixer has one value"),
         ("{separate: [pe]}", "{seperate: [pe]}", "variants.separate.seperate: .*'separate'"),
+        ("{separate: [pe]}", "{init_from: w.pth}", "begin with drawn weights"),
         ("{separate: [pe]}", "{}", "shared and separate are the same training"),
         ("baseline: shared", "baseline: share", "did you mean 'shared'"),
         ("bank: bank.csv", "bank: svt-mikro", "rank.bank: .*no shipped bank"),
@@ -181,6 +182,7 @@ def test_supernets_without_an_order(
 def test_what_cannot_be_compared_is_told(here: Path, old: str, new: str, said: str) -> None:
     """In the recipe's lines, before anything is trained."""
     recipe = here / "recipe.yaml"
+    (here / "w.pth").touch()
     if not said:
         old, new, said = "bins: 2", f"bins: 2, part: {new}", "tuning"
     recipe.write_text(recipe.read_text().replace(old, new))

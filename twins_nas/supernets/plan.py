@@ -156,6 +156,9 @@ def _training(
         origin[path] = place
     part = Part(document.file, values, document.lines, origin=origin, recipe=document)
     training = validated(part, SupernetRecipe)
+    if training.init_from is not None:
+        said = "supernets of a comparison begin with drawn weights; leave init_from out"
+        raise ConfigError([document.fault(change.place, said)])
     try:
         check_switches(training, space)
     except UserError as error:

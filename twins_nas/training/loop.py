@@ -60,8 +60,8 @@ class Trainer:
     it is stopped, and a training that finds one there goes on from it, exactly.
 
     Raises:
-        UserError: the checkpoint is damaged or another training's, a file cannot be written, or
-        the loss is no number.
+        UserError: the checkpoint is damaged or another training's, a file cannot be written, the
+        loss is no number, or a step takes more images than there are.
     """
 
     model: Backbone
@@ -78,7 +78,12 @@ class Trainer:
         self.steps_per_epoch = len(self.data.train) // (
             self.recipe.batch_size * self.recipe.accumulate
         )
-        self.steps = max(1, self.steps_per_epoch * self.recipe.epochs)
+        if not self.steps_per_epoch:
+            raise UserError(
+                f"A step of {self.recipe.batch_size} x {self.recipe.accumulate} images (batch_size"
+                f" x accumulate) is more than the {len(self.data.train)} that there are to train."
+            )
+        self.steps = self.steps_per_epoch * self.recipe.epochs
         self.optimizer = optimizer_of(self.model, self.recipe)
         self.policy = policy_of(self.model, self.recipe, self.seed, self.steps)
         self.gradients = gradients_of(self.model, self.recipe, self.seed)
