@@ -38,7 +38,7 @@ from twins_nas.runs import RunFolder, Settings
 from twins_nas.space import SearchSpace
 from twins_nas.space_yaml import dump_arch
 from twins_nas.tracking import Run, Tracker
-from twins_nas.training.calibrate import RATE, Calibration
+from twins_nas.training.calibrate import Calibration
 from twins_nas.training.checkpoint import load_foreign, load_weights, save_weights
 from twins_nas.training.device import device_of
 from twins_nas.training.loop import Progress, Trainer
@@ -194,8 +194,8 @@ class Pipeline:
         for value in model.state_dict().values():
             digest.update(value.cpu().numpy().tobytes())
         weights = f"weights {digest.hexdigest()[:16]}"
-        if steps := self.recipe.supernet.calibrate_steps:
-            weights += f", calibrated by {steps} steps from {RATE:g} lr to 0"
+        if self.calibration:
+            weights += f", {self.calibration.words}"
         return f"{self.data.name}, {len(self.data.val)} images, {weights}"
 
     def resources(self, payload: Payload) -> Resources:

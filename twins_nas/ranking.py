@@ -41,7 +41,7 @@ from twins_nas.report.rows import About
 from twins_nas.runs import RunFolder
 from twins_nas.space import SearchSpace
 from twins_nas.tracking import Run, Tracker
-from twins_nas.training.calibrate import RATE, Calibration
+from twins_nas.training.calibrate import Calibration
 from twins_nas.training.checkpoint import load_weights
 from twins_nas.training.device import device_of
 from twins_nas.truth import Truth
@@ -198,10 +198,9 @@ class Ranking:
         data = self.data_of(one)
         images = evenly(data.val, self.asked.images, one.name)
         of = f"{one.name}, weights {digest(one.folder.weights)}, {data.name}, {len(images)} images"
-        recipe = self.recipe_of(one)
-        calibration = Calibration.of(data, recipe, one.recipe.seed)
+        calibration = Calibration.of(data, self.recipe_of(one), one.recipe.seed)
         if calibration is not None:
-            of += f", calibrated by {recipe.calibrate_steps} steps, {RATE:g} lr to 0"
+            of += f", {calibration.words}"
         keys = [one.space.key(arch) for arch in self.truth.archs]
         done = sum(book.has(of, "loss", key) for key in keys)
         model = self.weights(one, data) if done < len(keys) else None

@@ -64,7 +64,7 @@ class Truth:
     """Validation accuracies in percent of networks that were trained alone, on the same seeds.
 
     `top1_NS` is nan where a run is missing. `data` names the data set (empty: not known), `seeds`
-    the columns, `part` what is here of the bank's networks.
+    the columns, `part_name` what is here of the bank's networks.
     """
 
     name: str

@@ -46,6 +46,11 @@ class Calibration:
         images = data.train.subset(order[: recipe.calibrate_steps * recipe.batch_size])
         return cls(images, tuple(data.mean), tuple(data.std), recipe, seed)
 
+    @property
+    def words(self) -> str:
+        """What it does, for the name under which scores are kept."""
+        return f"calibrated by {self.recipe.calibrate_steps} steps from {RATE:g} lr to 0"
+
     def __call__(self, supernet: Backbone, arch: ArchConfig) -> Backbone:
         """A copy of the member, tuned."""
         model = extract(supernet, arch).train()
