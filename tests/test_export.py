@@ -20,7 +20,9 @@ from twins_nas.config import dump_arch, load_arch
 from twins_nas.cost import cost
 from twins_nas.deployable import Target, drawn, images_of, notes_of
 from twins_nas.errors import UserError
+from twins_nas.instrument import Instrument
 from twins_nas.model.backbone import Backbone, initialise
+from twins_nas.model.separate import supernet_of
 from twins_nas.onnx_export import OPSETS, compare, describe, metadata_of, session, to_onnx
 from twins_nas.recipes import load_recipe
 from twins_nas.runs import RunFolder, Settings
@@ -211,6 +213,44 @@ def test_a_network_of_a_run(
     found = session(again.read_bytes()).run(None, {"image": images.numpy()})[0]
     assert np.abs(found - expected).max() < 1e-5
     assert set(describe(again.read_bytes()).ops) <= PLAIN
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {"separate": ["pe"], "switchable_norms": True},
+        {"split": "stages.0.embed_dim", "separate": ["pe"]},
+    ],
+)
+def test_supernets_that_share_less(
+    switches: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A member of one leaves with its own weights; insight and export build the same supernet."""
+    point = SearchSpace.point(tiny(embed_dim=16, pe="cpe"), (32, 32))
+    stages = ({**point.stages[0], "embed_dim": ((8, 16),), "pe": (("cpe", "rpe"),)},)
+    space = SearchSpace("two", point.input_size, point.base, point.arch, stages)
+    recipe = load_recipe(
+        "search/quick.yaml", {f"supernet.{name}": value for name, value in switches.items()}
+    )
+    folder = RunFolder.create(tmp_path, "found", space, recipe, Settings())
+    supernet = supernet_of(space, 1, 10, recipe.supernet)
+    initialise(supernet, 0)
+    save_weights(folder.weights, supernet, {"identity": json.dumps([space.fingerprint])})
+    (folder.path / "archs").mkdir()
+    images = torch.randn(2, 1, 32, 32)
+    for name, member in (("00", tiny(pe="rpe")), ("01", tiny(embed_dim=16, pe="cpe"))):
+        (folder.path / "archs" / f"{name}.yaml").write_text(dump_arch(member, (32, 32)))
+        file = tmp_path / f"{name}.onnx"
+        assert run(monkeypatch, name, "--run", folder.path, "--onnx", file) == 0
+        with torch.no_grad():
+            expected = supernet.eval()(images, member).numpy()
+        found = session(file.read_bytes()).run(None, {"image": images.numpy()})[0]
+        assert np.abs(found - expected).max() < 1e-5
+    opened = RunFolder.open(tmp_path, "found")
+    made = Instrument([opened], 10, 10, 0, True)
+    again = made.supernet(made.pipelines[0]).eval()
+    with torch.no_grad():
+        assert torch.equal(again(images, member), supernet(images, member))
 
 
 def test_data_that_is_gone_is_told(

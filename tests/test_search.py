@@ -15,6 +15,10 @@ from pathlib import Path
 import pytest
 
 from twins_nas.config import load_arch, load_space
+from twins_nas.deployable import find_target, of_run
+from twins_nas.evaluate import evaluate
+from twins_nas.pipeline import Pipeline
+from twins_nas.runs import RunFolder
 
 RECIPE = """
 trials: 14
@@ -142,11 +146,29 @@ def test_the_whole_job_with_switches(here: Path, folder_of_images: Path) -> None
     for number, row in found[0].items():
         assert row["arch"] == found[1][number]["arch"]
         assert float(row["loss"]) == pytest.approx(float(found[1][number]["loss"]), rel=1e-3)
+    leaves_as_it_was_scored(here)
     done = run(here, "--resume", "ray")
     assert "6/6" in done.stderr
     (here / "recipe.yaml").write_text(text.replace("separate: [pe]", "split: stages.0.ep"))
     done = run(here, *job(folder_of_images, "typo"), code=2)
     assert "did you mean 'stages.0.pe'" in done.stderr and not (here / "runs" / "typo").exists()
+
+
+def leaves_as_it_was_scored(here: Path) -> None:
+    """The weights that export takes from a run whose networks are tuned reach what its table says.
+
+    To an image of 40: the tuning was done by another process.
+    """
+    folder, space, recipe, settings = RunFolder.open(here / "runs", "ray")
+    pipeline = Pipeline(folder, space, recipe, settings)
+    with open(folder.path / "front.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    test = pipeline.data.test()
+    for row in rows:
+        weights = of_run(folder, find_target(Path(row["file"]).stem, folder))
+        assert weights.supernet is None and "ray, tuned by its recipe" in weights.said
+        score = evaluate(weights.model(), test, pipeline.data.mean, pipeline.data.std)
+        assert score.top1 == pytest.approx(float(row["test_top1"]), abs=2.6)
 
 
 def start(here: Path, words: list[str], until: Callable[[], bool]) -> None:

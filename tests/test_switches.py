@@ -21,7 +21,8 @@ from twins_nas.data import ImageData, augment, batches, epoch_order, load, norma
 from twins_nas.errors import ConfigError, UserError
 from twins_nas.evaluate import evaluate
 from twins_nas.model.backbone import Backbone, initialise
-from twins_nas.model.separate import supernet_of
+from twins_nas.model.position import PEG
+from twins_nas.model.separate import draw_supernet, supernet_of
 from twins_nas.recipes import SupernetRecipe, check_switches, load_recipe
 from twins_nas.seeds import seed
 from twins_nas.space import SearchSpace
@@ -46,6 +47,9 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "separate": {"separate": ("pe", "sr_ratio")},
     "switchable_norms": {"switchable_norms": True},
     "split": {"split": "stages.0.pe"},
+    "zero_peg": {"zero_peg": True},
+    "largest": {"extremes": "largest", "random_subnets": 2},
+    "no extremes": {"extremes": "none", "random_subnets": 3, "distill": "none"},
     "calibrate": {"calibrate_steps": 2},
 }
 TOGETHER: dict[str, dict[str, Any]] = {
@@ -63,6 +67,7 @@ TOGETHER: dict[str, dict[str, Any]] = {
         **SWITCHES["separate"],
         **SWITCHES["switchable_norms"],
         **SWITCHES["split"],
+        **SWITCHES["zero_peg"],
     },
 }
 
@@ -95,7 +100,7 @@ def recipe(**changes: Any) -> SupernetRecipe:
 def fresh(space: SearchSpace, asked: SupernetRecipe) -> Backbone:
     """A new supernet with the same weights each time."""
     model = supernet_of(space, 1, 10, asked)
-    initialise(model, 0)
+    draw_supernet(model, asked, 0)
     return model
 
 
@@ -209,6 +214,9 @@ def test_each_switch_resumes_to_the_bit(
     [
         ("sampling: bestup", r"supernet.sampling: 'bestup' is not known; did you mean 'best_up'"),
         ("{sampling: best_up, random_subnets: 0}", "`random_subnets: 0` draws none"),
+        ("{extremes: largest, random_subnets: 0}", "most weights learn nothing"),
+        ("extremes: none", "no largest network in every step to learn from"),
+        ("extremes: smallest", "'smallest' is not known"),
         ("drop_path_for: largest", "nothing to skip: `drop_path` is 0"),
         ("ema: 1", "1 is too large"),
         ("separate: [pe, pe]", "a field is given twice"),
@@ -232,11 +240,15 @@ def test_what_makes_no_sense_is_told_at_load(line: str, said: str, tmp_path: Pat
 def test_what_makes_no_sense_in_a_space_is_told(space: SearchSpace) -> None:
     """Before any work."""
     point = SearchSpace.point(seed("twins_svt_micro"), (32, 32), "point")
+    arch = seed("twins_svt_micro")
+    plain = replace(arch, stages=tuple(replace(stage, pe="rpe") for stage in arch.stages))
+    without = SearchSpace.point(plain, (32, 32), "without")
     for of, changes, said in (
         (space, {"split": "stages.0.ep"}, "did you mean 'stages.0.pe'"),
         (space, {"separate": ("mixer",)}, "mixer has one value in space svt"),
         (point, {"switchable_norms": True}, "has one embed_dim a stage"),
         (point, {"elastic_warmup": 0.1}, "no ordered dimension varies"),
+        (without, {"zero_peg": True}, "no stage of space without may have cpe"),
     ):
         with pytest.raises(UserError, match=said):
             check_switches(recipe(**changes), of)
@@ -267,6 +279,23 @@ def test_the_best_of_several_is_trained(space: SearchSpace) -> None:
 
     *_, arch = policy.draw(3, loss_of)
     assert 2 <= len(asked) <= 3 and asked[arch] == min(asked.values())
+
+
+def bare(arch: ArchConfig) -> ArchConfig:
+    """Without encodings, which are drawn for the extremes too."""
+    return replace(arch, stages=tuple(replace(stage, pe="none") for stage in arch.stages))
+
+
+def test_extremes_may_be_left_out(space: SearchSpace) -> None:
+    """The random members stay as many; without the smallest the first is the largest."""
+    both = Sandwich(space, 2, 0, macs_of)
+    for policy in (Sandwich, MacsBalanced, BestUp, Fair):
+        for signs in ((+1,), ()):
+            drawn = policy(space, 2, 0, macs_of, signs).draw(3, lambda arch: 0.0)
+            assert len(drawn) == 2 + len(signs)
+            largest = [bare(arch) == bare(space.extreme(+1)) for arch in drawn]
+            assert largest[0] is bool(signs) and not any(largest[1:])
+    assert len(both.draw(3, nothing)) == 4
 
 
 def test_fair_draws_have_equal_counts(space: SearchSpace) -> None:
@@ -372,6 +401,27 @@ def data_batch(data: ImageData) -> tuple[torch.Tensor, torch.Tensor]:
     """The first images, ready for the model."""
     pixels, labels = data.train.batch(torch.arange(8))
     return normalise(pixels, data.mean, data.std), labels
+
+
+def test_pegs_begin_as_nothing(space: SearchSpace, data: ImageData) -> None:
+    """Members with CPE compute what those without encoding do; trained ones differ."""
+    base = space.extreme(+1)
+    of = {
+        pe: replace(base, stages=tuple(replace(stage, pe=pe) for stage in base.stages))
+        for pe in ("cpe", "none")
+    }
+    images = torch.randn(4, 1, 32, 32)
+    for asked, same in ((recipe(), False), (recipe(zero_peg=True), True)):
+        model = fresh(space, asked).eval()
+        with torch.no_grad():
+            assert torch.equal(model(images, of["cpe"]), model(images, of["none"])) is same
+        loud = fresh(space, recipe()).state_dict()
+        pegs = {name for name, module in model.named_modules() if isinstance(module, PEG)}
+        for name, value in model.state_dict().items():
+            quiet = same and name.removesuffix(".weight") in pegs
+            assert torch.equal(value, torch.zeros_like(value) if quiet else loud[name]), name
+    Trainer(model, data, recipe(zero_peg=True, epochs=1, warmup=0), 0).run()
+    assert any(model.get_parameter(f"{name}.weight").all() for name in pegs)
 
 
 def test_averaged_weights_are_scored(space: SearchSpace, data: ImageData) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from twins_nas.arch import ArchConfig, Grid, why_unbuildable
 from twins_nas.config import find, load_space, shipped_files
 from twins_nas.errors import UserError, did_you_mean
+from twins_nas.recipes import SupernetRecipe, load_recipe
 from twins_nas.runs import RunFolder
 from twins_nas.seeds import SEEDS, native_size, seed
 from twins_nas.space import SearchSpace
@@ -46,13 +47,14 @@ class Target:
 class Weights:
     """Weights by name, and where they are from; they are for `target` at its size.
 
-    With `supernet`, they are those of all its members.
+    With `supernet`, they are those of all its members; `recipe` says what those share.
     """
 
     target: Target
     said: str
     tensors: dict[str, Tensor]
     supernet: SearchSpace | None = None
+    recipe: SupernetRecipe = field(default_factory=SupernetRecipe)
 
     @property
     def in_chans(self) -> int:
@@ -65,7 +67,8 @@ class Weights:
         return self._side("head.bias", 0)
 
     def _side(self, name: str, axis: int) -> int:
-        tensor = self.tensors.get(name)
+        own = (key for key in self.tensors if key == name or key.endswith(f".{name}"))
+        tensor = self.tensors.get(next(own, name))  # a split supernet's are those of its parts
         if tensor is None or tensor.dim() <= axis:
             raise UserError(f"The weights are none of {self.target.name}: they have no {name}.")
         return tensor.shape[axis]
@@ -76,12 +79,12 @@ class Weights:
         Raises:
             UserError: the weights are those of another network; says what differs.
         """
-        from twins_nas.model.backbone import Backbone
+        from twins_nas.model.separate import supernet_of
         from twins_nas.model.transfer import extract
 
         target, size = self.target, self.target.size
         space = self.supernet or SearchSpace.point(target.arch, size, target.name)
-        model = Backbone(space, self.in_chans, self.num_classes)
+        model = supernet_of(space, self.in_chans, self.num_classes, self.recipe)
         try:
             model.load_state_dict(self.tensors)
         except RuntimeError as error:
@@ -148,6 +151,8 @@ def of_file(path: Path, target: Target) -> Weights:
 def of_run(run: RunFolder, target: Target) -> Weights:
     """The weights of a run's trained supernet, for one of its members.
 
+    Those of its front that were tuned before they were scored are taken as they were then.
+
     Raises:
         UserError: it is not trained yet, or the network is no member.
     """
@@ -158,9 +163,13 @@ def of_run(run: RunFolder, target: Target) -> Weights:
         raise UserError(f"{target.name} is no network of {run.path}: {reason}.")
     if not run.weights.is_file():
         raise UserError(f"{run.path} holds no trained supernet yet: let its search go on.")
+    tuned = run.path / "archs" / f"{target.name}.safetensors"
+    if tuned.is_file():
+        return replace(of_file(tuned, target), said=load_weights(tuned)[1]["weights"])
     tensors, _ = load_weights(run.weights)
     own = Target(target.name, target.arch, space.input_size)
-    return Weights(own, f"inherited from the supernet of {run.path.name}", tensors, space)
+    said = f"inherited from the supernet of {run.path.name}"
+    return Weights(own, said, tensors, space, load_recipe(run.recipe_file).supernet)
 
 
 def notes_of(target: Target, said: str) -> dict[str, str]:
@@ -184,7 +193,6 @@ def images_of(run: RunFolder) -> dict[str, str]:
     Where its data cannot be read, that is told, and left out.
     """
     from twins_nas.data import load
-    from twins_nas.recipes import load_recipe
 
     recipe, settings = load_recipe(run.recipe_file), run.read_settings()
     try:

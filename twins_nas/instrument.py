@@ -25,6 +25,7 @@ from twins_nas.effects.standalone import Counterpart, finished, sought
 from twins_nas.errors import UserError
 from twins_nas.files import write_bytes, write_text
 from twins_nas.model.backbone import Backbone
+from twins_nas.model.separate import supernet_of
 from twins_nas.pipeline import Pipeline
 from twins_nas.progress import phase
 from twins_nas.provenance import command, git_commit, machine
@@ -103,7 +104,8 @@ class Instrument:
         weights, metadata = load_weights(path)
         if json.loads(metadata.get("identity", "[null]"))[0] != self.space.fingerprint:
             raise UserError(f"{path} is of another space than {pipeline.folder.space_file}.")
-        model = Backbone(self.space, data.in_chans, data.num_classes)
+        recipe = pipeline.recipe.supernet
+        model = supernet_of(self.space, data.in_chans, data.num_classes, recipe)
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
@@ -157,9 +159,10 @@ class Instrument:
             data.std,
             str(pipeline.device) if local else pipeline.device.type,
             threads=0 if local else 1,
+            recipe=pipeline.recipe.supernet,
         )
         path = pipeline.folder.path / FOLDER / JOURNAL
-        context = f"{pipeline.context(model)}, {count} of them scored"
+        context = f"{pipeline.images_and_weights(model)}, {count} of them scored"
         with Scores.opened(path, context) as scores:
             known = sum(key in scores.known for key in plan.archs)
             name = f"scoring in {pipeline.folder.path.name}"

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -20,11 +20,12 @@ import torch
 from twins_nas.arch import ArchConfig
 from twins_nas.cost import cost
 from twins_nas.data import ImageData, load
+from twins_nas.deployable import Target, notes_of
 from twins_nas.errors import UserError
 from twins_nas.evaluate import evaluate
 from twins_nas.layer_cost import Cost
-from twins_nas.model.backbone import Backbone, initialise
-from twins_nas.model.separate import supernet_of
+from twins_nas.model.backbone import Backbone
+from twins_nas.model.separate import draw_supernet, supernet_of
 from twins_nas.model.transfer import from_timm_state, inherit
 from twins_nas.progress import Line, phase
 from twins_nas.provenance import command, git_commit, machine
@@ -66,6 +67,7 @@ class Pipeline:
     space: SearchSpace
     recipe: SearchRecipe
     settings: Settings
+    tuned: dict[ArchConfig, Backbone] = field(default_factory=dict, init=False)
 
     def run(self) -> list[FrontRow]:
         """Does what is not done yet; gives the front, and the named networks beside it."""
@@ -122,7 +124,7 @@ class Pipeline:
         """The trained supernet: read from the run's folder, or trained (on) and written there."""
         recipe, data = self.recipe.supernet, self.data
         model = supernet_of(self.space, data.in_chans, data.num_classes, recipe)
-        initialise(model, self.recipe.seed)
+        draw_supernet(model, recipe, self.recipe.seed)
         if recipe.init_from and not self.folder.weights.exists():
             self.start_from(Path(recipe.init_from), model)
         model.to(self.device)
@@ -188,15 +190,17 @@ class Pipeline:
         """What is done to a network before it is scored."""
         return Calibration.of(self.data, self.recipe.supernet, self.recipe.seed)
 
-    def context(self, model: Backbone) -> str:
-        """What the scores are of: the weights and the images."""
+    def images_and_weights(self, model: Backbone) -> str:
+        """What scores with inherited weights are of."""
         digest = hashlib.sha256()
         for value in model.state_dict().values():
             digest.update(value.cpu().numpy().tobytes())
-        weights = f"weights {digest.hexdigest()[:16]}"
-        if self.calibration:
-            weights += f", {self.calibration.words}"
-        return f"{self.data.name}, {len(self.data.val)} images, {weights}"
+        return f"{self.data.name}, {len(self.data.val)} images, weights {digest.hexdigest()[:16]}"
+
+    def context(self, model: Backbone) -> str:
+        """What the scores of the search are of: images, weights, and what is done to them."""
+        said = self.images_and_weights(model)
+        return f"{said}, {self.calibration.words}" if self.calibration else said
 
     def resources(self, payload: Payload) -> Resources:
         """Evaluators for Ray: one a core, or two that share the GPU, unless the recipe says."""
@@ -221,7 +225,9 @@ class Pipeline:
         test, rows = self.data.test(), []
         with phase("test images", len(chosen), "network") as line:
             for key, row in chosen.items():
-                subject = self.calibration(model, row.arch) if self.calibration else model
+                subject = model
+                if self.calibration:
+                    subject = self.tuned[row.arch] = self.calibration(model, row.arch)
                 score = evaluate(subject, test, self.data.mean, self.data.std, row.arch)
                 name = named[key].name if key in named else ""
                 rows.append(
@@ -262,7 +268,12 @@ class Pipeline:
         write_scored_csv(folder / "scored.csv", scored, self.space.key)
         write_front_png(folder / "front.png", rows, scored, title)
         write_front_page(folder / "front.html", rows, scored, about)
-        write_archs(folder / "archs", rows, lambda arch: dump_arch(arch, size))
+        paths = write_archs(folder / "archs", rows, lambda arch: dump_arch(arch, size))
+        for path, row in zip(paths, by_macs(rows), strict=True):
+            if row.arch in self.tuned:
+                said = f"from the supernet of {folder.name}, tuned by its recipe"
+                notes = notes_of(Target(path.stem, row.arch, size), said)
+                save_weights(path.with_suffix(".safetensors"), self.tuned[row.arch], notes)
         for name in ("front.csv", "scored.csv", "front.png", "front.html", "archs"):
             run.artifact(folder / name, "archs" if name == "archs" else "")
         for file in (self.folder.space_file, self.folder.recipe_file, self.folder.weights):

@@ -164,6 +164,9 @@ class SupernetRecipe(TrainingRecipe):
     random_subnets: Annotated[int, whole(0, 64)] = Field(
         default=1, description="networks drawn for a step, besides the largest and the smallest"
     )
+    extremes: Literal["both", "largest", "none"] = Field(
+        default="both", description="which of the largest and the smallest every step trains"
+    )
     sampling: Literal["uniform", "macs_balanced", "best_up", "fair"] = Field(
         default="uniform", description="how they are drawn: docs/supernet.md"
     )
@@ -190,6 +193,9 @@ class SupernetRecipe(TrainingRecipe):
     split: str | None = Field(
         default=None,
         description="a choice, such as stages.0.pe, with a supernet of its own for each value",
+    )
+    zero_peg: Switch = Field(
+        default=False, description="whether the PEGs of `cpe` begin as nothing, not as noise"
     )
     init_from: Annotated[str | None, AfterValidator(_weights_file)] = Field(
         default=None, description="a file of timm's weights of the space's base, to start from"
@@ -223,6 +229,20 @@ class SupernetRecipe(TrainingRecipe):
         if self.sampling in ("macs_balanced", "best_up") and not self.random_subnets:
             said = f"{self.sampling} is of the networks drawn, and `random_subnets: 0` draws none"
             raise problem_at(("sampling",), self.sampling, said, "uniform, fair")
+        if self.extremes != "both" and not self.random_subnets:
+            said = "without the smallest and with no network drawn, most weights learn nothing"
+            raise problem_at(("random_subnets",), 0, said, "1 to 64")
+        return self
+
+    @model_validator(mode="after")
+    def _a_largest_to_learn_from(self) -> Self:
+        if self.extremes != "none":
+            return self
+        said = "`extremes: none` trains no largest network in every step"
+        if self.distill != "none":
+            raise problem_at(("distill",), self.distill, f"{said} to learn from", "none")
+        if self.drop_path_for == "largest":
+            raise problem_at(("drop_path_for",), "largest", said, "all")
         return self
 
     @model_validator(mode="after")
@@ -250,6 +270,13 @@ def check_switches(recipe: SupernetRecipe, space: SearchSpace) -> None:
             raise UserError(f"supernet.separate: {field} has one value in space {space.name}.")
     if recipe.switchable_norms and all(choice.field != "embed_dim" for choice in space.choices):
         raise UserError(f"supernet.switchable_norms: space {space.name} has one embed_dim a stage.")
+    if recipe.zero_peg and not any(
+        "cpe" in kind.split("+")
+        for stage in space.stages
+        for values in stage["pe"]
+        for kind in values
+    ):
+        raise UserError(f"supernet.zero_peg: no stage of space {space.name} may have cpe.")
     if recipe.elastic_warmup and not any(choice.ordered for choice in space.choices):
         raise UserError(f"supernet.elastic_warmup: no ordered dimension varies in {space.name}.")
 

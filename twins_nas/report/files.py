@@ -125,6 +125,7 @@ def write_archs(folder: Path, rows: Sequence[FrontRow], dump_arch: Words) -> lis
         write_text(path, dump_arch(row.arch))
     for old in set(folder.glob("[0-9][0-9]*.yaml")) - set(paths):
         old.unlink(missing_ok=True)
+        old.with_suffix(".safetensors").unlink(missing_ok=True)
     return paths
 
 

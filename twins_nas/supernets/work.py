@@ -24,8 +24,8 @@ from twins_nas.cost import cost
 from twins_nas.data import ImageData
 from twins_nas.errors import UserError
 from twins_nas.evaluate import evaluate
-from twins_nas.model.backbone import Backbone, initialise
-from twins_nas.model.separate import supernet_of
+from twins_nas.model.backbone import Backbone
+from twins_nas.model.separate import draw_supernet, supernet_of
 from twins_nas.ranks import tau
 from twins_nas.recipes import SupernetRecipe, TrainingRecipe
 from twins_nas.space import SearchSpace
@@ -63,8 +63,10 @@ class SupernetPlace(Place):
 
     def network(self, run: Run, data: ImageData) -> Backbone:
         """The supernet of a run with its first weights."""
-        model = self.supernet(run.variant.training, data)
-        initialise(model, run.seed, by_name=True)
+        recipe = run.variant.training
+        assert isinstance(recipe, SupernetRecipe)
+        model = self.supernet(recipe, data)
+        draw_supernet(model, recipe, run.seed, by_name=True)
         return model.to(self.device)
 
     def supernet(self, recipe: TrainingRecipe, data: ImageData) -> Backbone:

@@ -4,6 +4,8 @@ The sandwich rule is BigNAS's (arXiv 2003.11142, section 3.1): every step trains
 smallest and `k` random members, largest and smallest over the *ordered* dimensions. Unordered
 choices (positional encoding, mixer, ...) are drawn afresh for each role: where the teacher had one
 fixed encoding, that one would get most of the training, and every comparison would favour it.
+For the same reason `extremes` may leave out the smallest: its slices are in the middle of everyone
+else's, and trained in every step it becomes better than it is by itself (docs/LOG.md).
 
 What a policy draws follows from the seed, the step's number and the weights: it has no state of its
 own, so a resumed training draws what the whole one would have.
@@ -52,17 +54,21 @@ class Alone:
 
 @dataclass(frozen=True)
 class Sandwich:
-    """`uniform`: every choice of the random members is drawn uniformly (BigNAS)."""
+    """`uniform`: every choice of the random members is drawn uniformly (BigNAS).
+
+    `signs` say which extremes every step trains: +1 the largest, -1 the smallest.
+    """
 
     space: SearchSpace
     random_subnets: int
     seed: int
     macs_of: Callable[[ArchConfig], int]
+    signs: tuple[int, ...] = (+1, -1)
 
     def draw(self, step: int, loss_of: LossOf) -> list[ArchConfig]:
         """See `Policy.draw`."""
         rng = random.Random(f"{self.seed}/{step}")
-        roles = [self.extreme(+1, step, rng), self.extreme(-1, step, rng)]
+        roles = [self.extreme(sign, step, rng) for sign in self.signs]
         first = step * self.random_subnets
         for number in range(first, first + self.random_subnets):
             roles.append(self.member(number, rng, loss_of))
@@ -208,6 +214,8 @@ POLICIES: dict[str, type[Sandwich]] = {
     "fair": Fair,
 }
 """The words of `sampling`."""
+EXTREMES = {"both": (+1, -1), "largest": (+1,), "none": ()}
+"""The words of `extremes`."""
 
 
 def policy_of(model: Backbone, recipe: TrainingRecipe, seed: int, steps: int) -> Policy:
@@ -221,7 +229,8 @@ def policy_of(model: Backbone, recipe: TrainingRecipe, seed: int, steps: int) ->
         return cost(arch, space.input_size, model.in_chans, model.num_classes).macs
 
     def policy(part: SearchSpace) -> Policy:
-        return POLICIES[recipe.sampling](part, recipe.random_subnets, seed, macs_of)
+        signs = EXTREMES[recipe.extremes]
+        return POLICIES[recipe.sampling](part, recipe.random_subnets, seed, macs_of, signs)
 
     if not recipe.elastic_warmup:
         return policy(space)
