@@ -164,9 +164,20 @@ def test_a_supernet_starts_from_a_file_of_timm(
 def test_foreign_files_that_are_none_are_told(tmp_path: Path, space: SearchSpace) -> None:
     """Damaged, of something else, or of another network."""
     path = tmp_path / "weights.pth"
+    with pytest.raises(UserError, match="weights.pth: no such file"):
+        load_foreign(path)
     path.write_bytes(b"no weights")
     with pytest.raises(UserError, match="no file of weights"):
         load_foreign(path)
+    for new_format in (True, False):
+        whole = tmp_path / "whole.pth"
+        torch.save({"a": torch.ones(4)}, whole, _use_new_zipfile_serialization=new_format)
+        assert load_foreign(whole)["a"].sum() == 4
+        data = whole.read_bytes()
+        for cut in range(0, len(data) - 1, 7):
+            path.write_bytes(data[:cut])
+            with pytest.raises(UserError, match="no file of weights|more than weights"):
+                load_foreign(path)
     torch.save({"epoch": 3}, path)
     with pytest.raises(UserError, match="more than weights"):
         load_foreign(path)

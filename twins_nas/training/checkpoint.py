@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import pickle
 import shutil
+import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,11 @@ from twins_nas.errors import UserError
 from twins_nas.files import told, write_atomically
 
 ROOM = 1 << 20
+DAMAGED = (
+    *(pickle.UnpicklingError, EOFError, RuntimeError, AttributeError, AssertionError),
+    *(LookupError, TypeError, ValueError, struct.error),
+)
+"""What torch raises for files that are cut short or something else; old formats have no checks."""
 
 
 def _saved(save: Callable[[Path], object]) -> Callable[[Path], None]:
@@ -60,7 +66,9 @@ def load_foreign(path: Path) -> dict[str, Tensor]:
         state = state.get("model", state.get("state_dict", state))
         if all(isinstance(value, Tensor) for value in state.values()):
             return dict(state)
-    except (pickle.UnpicklingError, EOFError, RuntimeError, AttributeError) as error:
+    except UserError:
+        raise
+    except DAMAGED as error:
         raise UserError(f"{path} is no file of weights, or is damaged.") from error
     raise UserError(f"{path} holds more than weights.")
 
@@ -75,7 +83,9 @@ def load_checkpoint(path: Path, identity: str) -> dict[str, Any]:
         with told(path):
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         found = state["identity"]
-    except (pickle.UnpicklingError, EOFError, RuntimeError, KeyError, TypeError) as error:
+    except UserError:
+        raise
+    except DAMAGED as error:
         raise UserError(
             f"{path} is no checkpoint of a training, or is damaged; delete it to start afresh."
         ) from error
