@@ -164,7 +164,7 @@ def test_a_supernet_starts_from_a_file_of_timm(
 def test_foreign_files_that_are_none_are_told(tmp_path: Path, space: SearchSpace) -> None:
     """Damaged, of something else, or of another network."""
     path = tmp_path / "weights.pth"
-    with pytest.raises(UserError, match="weights.pth: no such file"):
+    with pytest.raises(UserError, match=r"weights\.pth: no such file"):
         load_foreign(path)
     path.write_bytes(b"no weights")
     with pytest.raises(UserError, match="no file of weights"):
@@ -176,7 +176,7 @@ def test_foreign_files_that_are_none_are_told(tmp_path: Path, space: SearchSpace
         data = whole.read_bytes()
         for cut in range(0, len(data) - 1, 7):
             path.write_bytes(data[:cut])
-            with pytest.raises(UserError, match="no file of weights|more than weights"):
+            with pytest.raises(UserError, match=r"no file of weights|more than weights"):
                 load_foreign(path)
     torch.save({"epoch": 3}, path)
     with pytest.raises(UserError, match="more than weights"):
