@@ -105,12 +105,23 @@ class SupernetPlace(Place):
         return found
 
     def step_macs(self, recipe: TrainingRecipe, data: ImageData) -> int:
-        """MACs of the forward passes of a training step, of one image: a mean over steps."""
+        """MACs of the forward passes of a training step, of one image: a mean over steps.
+
+        A pass that is compared only, as `best_up` does, counts a third: it has no backward pass.
+        """
         model = self.supernet(recipe, data)
         policy = policy_of(model, recipe, 0, DRAWN_STEPS)
-        drawn = [policy.draw(step, lambda arch: 0.0) for step in range(DRAWN_STEPS)]
         of = (self.space.input_size, data.in_chans, data.num_classes)
-        return round(sum(cost(arch, *of).macs for archs in drawn for arch in archs) / DRAWN_STEPS)
+        compared = 0
+
+        def loss_of(arch: ArchConfig) -> float:
+            nonlocal compared
+            compared += cost(arch, *of).macs
+            return 0.0
+
+        drawn = [policy.draw(step, loss_of) for step in range(DRAWN_STEPS)]
+        trained = sum(cost(arch, *of).macs for archs in drawn for arch in archs)
+        return round((trained + compared / 3) / DRAWN_STEPS)
 
 
 def member_scores(
