@@ -223,7 +223,6 @@ def test_each_switch_resumes_to_the_bit(
         ("separate: [depth]", "'depth' is not known"),
         ("gradients: pcgard", "did you mean 'pcgrad'"),
         ("init_from: weights.onnx", "is no file of weights"),
-        ("init_from: nowhere.pth", "'nowhere.pth' is not there"),
         ("elastic_warmup: 1", "1 is too large"),
         ("calibrate_steps: -1", "-1 is too small"),
     ],
@@ -237,15 +236,23 @@ def test_what_makes_no_sense_is_told_at_load(line: str, said: str, tmp_path: Pat
     assert "recipe.yaml:1: supernet" in str(caught.value)
 
 
-def test_what_makes_no_sense_in_a_space_is_told(space: SearchSpace) -> None:
+def test_what_makes_no_sense_in_a_space_is_told(space: SearchSpace, tmp_path: Path) -> None:
     """Before any work."""
+    weights = tmp_path / "weights.pth"
+    weights.touch()
     point = SearchSpace.point(seed("twins_svt_micro"), (32, 32), "point")
     arch = seed("twins_svt_micro")
     plain = replace(arch, stages=tuple(replace(stage, pe="rpe") for stage in arch.stages))
     without = SearchSpace.point(plain, (32, 32), "without")
+    stages = ({**point.stages[0], "pe": (("cpe", "rpe"),)}, *point.stages[1:])
+    narrow = SearchSpace("narrow", point.input_size, point.base, point.arch, stages)
     for of, changes, said in (
         (space, {"split": "stages.0.ep"}, "did you mean 'stages.0.pe'"),
         (space, {"separate": ("mixer",)}, "mixer has one value in space svt"),
+        (space, {"init_from": "nowhere.pth"}, "nowhere.pth is not there"),
+        (space, {"init_from": str(weights), "split": "stages.0.pe"}, "would begin without"),
+        (narrow, {"split": "stages.0.pe", "separate": ("pe",)}, "split by stages.0.pe"),
+        (narrow, {"sampling": "macs_balanced"}, "no ordered dimension varies in narrow"),
         (point, {"switchable_norms": True}, "has one embed_dim a stage"),
         (point, {"elastic_warmup": 0.1}, "no ordered dimension varies"),
         (without, {"zero_peg": True}, "no stage of space without may have cpe"),

@@ -72,10 +72,7 @@ def _weights_file(name: str | None) -> str | None:
         raise problem(
             f"{name!r} is no file of weights", f"a file that ends in {' or '.join(WEIGHTS)}"
         )
-    path = Path(name).expanduser().absolute()
-    if not path.is_file():
-        raise problem(f"{name!r} is not there")
-    return str(path)
+    return str(Path(name).expanduser().absolute())
 
 
 class SamplerRecipe(Model):
@@ -254,11 +251,20 @@ class SupernetRecipe(TrainingRecipe):
 
 
 def check_switches(recipe: SupernetRecipe, space: SearchSpace) -> None:
-    """Refuses switches that have no meaning in a space.
+    """Refuses switches that have no meaning in a space, before a training begins.
+
+    A run that is trained needs its file of first weights no more, so that is looked for here.
 
     Raises:
         UserError: names the switch, and what could be said instead.
     """
+    if recipe.init_from is not None and not Path(recipe.init_from).is_file():
+        raise UserError(f"supernet.init_from: {recipe.init_from} is not there.")
+    if recipe.init_from is not None and (recipe.split or recipe.separate):
+        raise UserError(
+            "supernet.init_from: puts weights where the base has its own, so with split or separate"
+            " all other values would begin without; leave those out."
+        )
     names = [choice.name for choice in space.choices]
     if recipe.split is not None and recipe.split not in names:
         raise UserError(
@@ -266,8 +272,16 @@ def check_switches(recipe: SupernetRecipe, space: SearchSpace) -> None:
             f" {space.name}{did_you_mean(recipe.split, names)} (its choices: {', '.join(names)})."
         )
     for field in recipe.separate:
-        if all(choice.field != field for choice in space.choices):
-            raise UserError(f"supernet.separate: {field} has one value in space {space.name}.")
+        if all(choice.field != field or choice.name == recipe.split for choice in space.choices):
+            where = f"space {space.name}" + (f" split by {recipe.split}" if recipe.split else "")
+            raise UserError(f"supernet.separate: {field} has one value in {where}.")
+    if recipe.sampling in ("macs_balanced", "best_up") and not any(
+        choice.ordered for choice in space.choices
+    ):
+        raise UserError(
+            f"supernet.sampling: {recipe.sampling} draws by MACs, and no ordered dimension varies"
+            f" in {space.name}; leave it at uniform, or take fair."
+        )
     if recipe.switchable_norms and all(choice.field != "embed_dim" for choice in space.choices):
         raise UserError(f"supernet.switchable_norms: space {space.name} has one embed_dim a stage.")
     if recipe.zero_peg and not any(

@@ -59,6 +59,9 @@ def inherit(supernet: Backbone, subnet: Backbone, head: bool = True) -> None:
     """Writes a member's weights into the slices that `extract` would take them from.
 
     With `head` false the classifier stays as it is. Both have the same input size.
+
+    Raises:
+        UserError: a table that the supernet holds in another size, and resizes for the member.
     """
     assert supernet.space.input_size == subnet.space.input_size
     places = copy.deepcopy(supernet).double()  # each weight is its own place among all
@@ -69,6 +72,10 @@ def inherit(supernet: Backbone, subnet: Backbone, head: bool = True) -> None:
     weights = parameters_to_vector(supernet.parameters()).detach().clone()
     for name, value in subnet.state_dict().items():
         if head or not name.startswith("head."):
+            if not torch.equal(taken[name], taken[name].round()):
+                raise UserError(
+                    f"{name} is resized in {supernet.space.name}, and cannot be put there."
+                )
             weights[taken[name].flatten().long()] = value.flatten().to(weights)
     own = list(supernet.parameters())
     parts = torch.split(weights, [parameter.numel() for parameter in own])
