@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +184,15 @@ def test_foreign_files_that_are_none_are_told(tmp_path: Path, space: SearchSpace
         load_foreign(path)
     with pytest.raises(UserError, match="Missing: "):
         from_timm_state({}, space.base, (32, 32), 1)
+
+
+def test_tables_of_another_size_are_refused() -> None:
+    """With patches of two sizes a member's table is a resized one, which no slice can hold."""
+    arch = seed("twins_pcpvt_micro")
+    arch = replace(arch, stages=tuple(replace(stage, pe="ape") for stage in arch.stages))
+    point = SearchSpace.point(arch, (64, 64))
+    space = replace(point, arch={**point.arch, "patch_size": (2, 4)})
+    supernet, member = fresh(space), build(replace(arch, patch_size=4), (64, 64), 1, 10)
+    initialise(member, 8)
+    with pytest.raises(UserError, match="is resized in"):
+        inherit(supernet, member)

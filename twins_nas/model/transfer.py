@@ -72,16 +72,18 @@ def inherit(supernet: Backbone, subnet: Backbone, head: bool = True) -> None:
     weights = parameters_to_vector(supernet.parameters()).detach().clone()
     for name, value in subnet.state_dict().items():
         if head or not name.startswith("head."):
-            if not torch.equal(taken[name], taken[name].round()):
-                raise UserError(
-                    f"{name} is resized in {supernet.space.name}, and cannot be put there."
-                )
             weights[taken[name].flatten().long()] = value.flatten().to(weights)
     own = list(supernet.parameters())
     parts = torch.split(weights, [parameter.numel() for parameter in own])
     with torch.no_grad():
         for parameter, values in zip(own, parts, strict=True):
             parameter.copy_(values.view_as(parameter))
+    found = extract(supernet, subnet.arch).state_dict()
+    for name, value in subnet.state_dict().items():
+        if (head or not name.startswith("head.")) and not torch.equal(
+            found[name], value.to(found[name])
+        ):
+            raise UserError(f"{name} is resized in {supernet.space.name}, and cannot be put there.")
 
 
 def from_timm(model: nn.Module) -> Backbone:
