@@ -26,6 +26,7 @@ from twins_nas.training.checkpoint import load_foreign
 SHARING = [
     {"separate": ("pe", "mixer", "sr_ratio")},
     {"separate": ("sr_ratio",)},
+    {"scaled_slices": True},
     {"switchable_norms": True},
     {"split": "stages.1.mixer", "separate": ("pe",)},
     {"split": "stages.2.depth", "switchable_norms": True},
@@ -83,7 +84,10 @@ def test_extracted_networks_are_the_slices(
         ours = [p.grad for p in model.parameters() if p.grad is not None and p.grad.any()]
         theirs = [p.grad for p in alone.parameters() if p.grad is not None and p.grad.any()]
         norms = [sum(float(g.square().sum()) for g in grads) for grads in (ours, theirs)]
-        assert len(ours) == len(theirs) and norms[0] == pytest.approx(norms[1], rel=1e-4)
+        scaled = "scaled_slices" in changes  # and so are the gradients of its slices
+        assert len(ours) == len(theirs) and (
+            scaled or norms[0] == pytest.approx(norms[1], rel=1e-4)
+        )
 
 
 def used(model: Backbone, arch: ArchConfig, images: torch.Tensor) -> set[str]:
@@ -113,11 +117,21 @@ def test_who_shares_what(space: SearchSpace, images: torch.Tensor) -> None:
     assert not shared["split"]
 
 
+def test_narrow_slices_are_as_loud_as_wide_ones(space: SearchSpace) -> None:
+    """The spread of a linear layer's outputs at first, at the largest and the smallest width."""
+    torch.manual_seed(0)
+    for changes, expected in (({}, 0.5), ({"scaled_slices": True}, 1.0)):
+        model = fresh(space, **changes)
+        layer = model.get_submodule("stages.3.blocks.0.mlp.fc1")
+        wide, narrow = (layer(torch.randn(4000, width)).std() for width in (128, 32))
+        assert float(narrow / wide) == pytest.approx(expected, rel=0.05)
+
+
 def test_a_members_weights_are_put_into_its_slices(
     space: SearchSpace, images: torch.Tensor
 ) -> None:
     """It is extracted as it was; all other weights stay."""
-    for changes in ({}, {"separate": ("pe",), "switchable_norms": True}):
+    for changes in ({}, {"separate": ("pe",), "switchable_norms": True}, {"scaled_slices": True}):
         model = fresh(space, **changes)
         member = build(space.base, (32, 32), 1, 10)
         initialise(member, 8)

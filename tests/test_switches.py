@@ -48,6 +48,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "switchable_norms": {"switchable_norms": True},
     "split": {"split": "stages.0.pe"},
     "zero_peg": {"zero_peg": True},
+    "scaled_slices": {"scaled_slices": True},
     "largest": {"extremes": "largest", "random_subnets": 2},
     "no extremes": {"extremes": "none", "random_subnets": 3, "distill": "none"},
     "calibrate": {"calibrate_steps": 2},
@@ -68,6 +69,7 @@ TOGETHER: dict[str, dict[str, Any]] = {
         **SWITCHES["switchable_norms"],
         **SWITCHES["split"],
         **SWITCHES["zero_peg"],
+        **SWITCHES["scaled_slices"],
     },
 }
 
@@ -255,6 +257,7 @@ def test_what_makes_no_sense_in_a_space_is_told(space: SearchSpace, tmp_path: Pa
         (narrow, {"sampling": "macs_balanced"}, "no ordered dimension varies in narrow"),
         (point, {"switchable_norms": True}, "has one embed_dim a stage"),
         (point, {"elastic_warmup": 0.1}, "no ordered dimension varies"),
+        (narrow, {"scaled_slices": True}, "no width varies in space narrow"),
         (without, {"zero_peg": True}, "no stage of space without may have cpe"),
     ):
         with pytest.raises(UserError, match=said):

@@ -191,6 +191,9 @@ class SupernetRecipe(TrainingRecipe):
         default=None,
         description="a choice, such as stages.0.pe, with a supernet of its own for each value",
     )
+    scaled_slices: Switch = Field(
+        default=False, description="whether narrow slices of linear layers are as loud as wide ones"
+    )
     zero_peg: Switch = Field(
         default=False, description="whether the PEGs of `cpe` begin as nothing, not as noise"
     )
@@ -284,6 +287,9 @@ def check_switches(recipe: SupernetRecipe, space: SearchSpace) -> None:
         )
     if recipe.switchable_norms and all(choice.field != "embed_dim" for choice in space.choices):
         raise UserError(f"supernet.switchable_norms: space {space.name} has one embed_dim a stage.")
+    widths = {"embed_dim", "mlp_ratio", "head_dim"}
+    if recipe.scaled_slices and all(choice.field not in widths for choice in space.choices):
+        raise UserError(f"supernet.scaled_slices: no width varies in space {space.name}.")
     if recipe.zero_peg and not any(
         "cpe" in kind.split("+")
         for stage in space.stages

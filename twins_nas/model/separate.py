@@ -27,7 +27,7 @@ from twins_nas.model.backbone import (
     initialise,
 )
 from twins_nas.model.position import PEG
-from twins_nas.model.slicing import ElasticLayerNorm
+from twins_nas.model.slicing import ElasticLayerNorm, ElasticLinear
 from twins_nas.recipes import SupernetRecipe
 from twins_nas.space import SearchSpace
 
@@ -137,6 +137,10 @@ def supernet_of(
         _separate_attention(model, recipe.separate)
     if recipe.switchable_norms:
         _switch_norms(model)
+    if recipe.scaled_slices:
+        for module in model.modules():
+            if isinstance(module, ElasticLinear):
+                module.scaled = True
     return model
 
 

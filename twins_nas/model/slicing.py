@@ -12,6 +12,8 @@ parts (q, k, v of a fused projection) of which each is sliced alike.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -54,7 +56,15 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class ElasticLinear(Elastic):
-    """A linear layer, sliced to the channels that come in and those that are asked for."""
+    """A linear layer, sliced to the channels that come in and those that are asked for.
+
+    Where `scaled` is set, a slice of n of N input channels is multiplied by sqrt(N / n): a sum of
+    fewer terms is as large as the whole one then, as it is at first in a network of that width
+    (weights are drawn in proportion to 1 / sqrt(channels)). AutoFormer's code has a switch that
+    multiplies the outputs of slices by N / n (arXiv 2107.00651).
+    """
+
+    scaled = False
 
     def __init__(
         self, in_dim: int, out_dim: int, in_groups: int = 1, out_groups: int = 1, bias: bool = True
@@ -91,6 +101,8 @@ class ElasticLinear(Elastic):
         elif (first, last) != (0, self.out_groups):
             weight = weight[first * out_dim : last * out_dim]
             bias = None if bias is None else bias[first * out_dim : last * out_dim]
+        if self.scaled and in_dim != self.in_dim:
+            weight = weight * math.sqrt(self.in_dim / in_dim)
         return weight, bias
 
     def forward(
