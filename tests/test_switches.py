@@ -243,9 +243,6 @@ def test_what_makes_no_sense_in_a_space_is_told(space: SearchSpace, tmp_path: Pa
     weights = tmp_path / "weights.pth"
     weights.touch()
     point = SearchSpace.point(seed("twins_svt_micro"), (32, 32), "point")
-    arch = seed("twins_svt_micro")
-    plain = replace(arch, stages=tuple(replace(stage, pe="rpe") for stage in arch.stages))
-    without = SearchSpace.point(plain, (32, 32), "without")
     stages = ({**point.stages[0], "pe": (("cpe", "rpe"),)}, *point.stages[1:])
     narrow = SearchSpace("narrow", point.input_size, point.base, point.arch, stages)
     for of, changes, said in (
@@ -257,8 +254,6 @@ def test_what_makes_no_sense_in_a_space_is_told(space: SearchSpace, tmp_path: Pa
         (narrow, {"sampling": "macs_balanced"}, "no ordered dimension varies in narrow"),
         (point, {"switchable_norms": True}, "has one embed_dim a stage"),
         (point, {"elastic_warmup": 0.1}, "no ordered dimension varies"),
-        (narrow, {"scaled_slices": True}, "no width varies in space narrow"),
-        (without, {"zero_peg": True}, "no stage of space without may have cpe"),
     ):
         with pytest.raises(UserError, match=said):
             check_switches(recipe(**changes), of)

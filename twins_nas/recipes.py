@@ -287,16 +287,6 @@ def check_switches(recipe: SupernetRecipe, space: SearchSpace) -> None:
         )
     if recipe.switchable_norms and all(choice.field != "embed_dim" for choice in space.choices):
         raise UserError(f"supernet.switchable_norms: space {space.name} has one embed_dim a stage.")
-    widths = {"embed_dim", "mlp_ratio", "head_dim"}
-    if recipe.scaled_slices and all(choice.field not in widths for choice in space.choices):
-        raise UserError(f"supernet.scaled_slices: no width varies in space {space.name}.")
-    if recipe.zero_peg and not any(
-        "cpe" in kind.split("+")
-        for stage in space.stages
-        for values in stage["pe"]
-        for kind in values
-    ):
-        raise UserError(f"supernet.zero_peg: no stage of space {space.name} may have cpe.")
     if recipe.elastic_warmup and not any(choice.ordered for choice in space.choices):
         raise UserError(f"supernet.elastic_warmup: no ordered dimension varies in {space.name}.")
 
