@@ -168,7 +168,7 @@ def searched(tmp_path: Path) -> tuple[RunFolder, Backbone, ArchConfig]:
     space = SearchSpace("two", point.input_size, point.base, point.arch, stages)
     recipe = load_recipe("search/quick.yaml")
     folder = RunFolder.create(tmp_path, "found", space, recipe, Settings())
-    supernet = Backbone(space, 1, 10)
+    supernet = supernet_of(space, 1, 10, recipe.supernet)
     initialise(supernet, 0)
     save_weights(folder.weights, supernet, {"identity": "test"})
     (folder.path / "archs").mkdir()

@@ -6,6 +6,7 @@ import csv
 import json
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from twins_nas.model.separate import supernet_of
 from twins_nas.ranks import kendall
 from twins_nas.supernet_study import SupernetStudy
 from twins_nas.supernets import work
-from twins_nas.supernets.plan import SupernetsPlan
+from twins_nas.supernets.plan import SupernetsPlan, load_truth, other_images
 from twins_nas.training.checkpoint import load_weights
 from twins_nas.truth import COLUMNS
 
@@ -95,6 +96,7 @@ def test_the_whole_command(
     for words in (
         "Against shared (tau by loss): separate",
         "Ranked are the n = 8 networks of the tuning part of the bank bank",
+        "Mean top-1 of the networks as members, against shared (",
         "Tau by loss minus tau by top-1, same supernets: shared",
         "intervals over networks",
         "forward passes of a training step",
@@ -114,6 +116,10 @@ def test_the_whole_command(
         rows = {line["variant"]: line for line in csv.DictReader(file)}
     assert int(rows["separate"]["params"]) > int(rows["shared"]["params"])
     assert rows["separate"]["macs"] == rows["shared"]["macs"]
+    last = results["01-separate-seed2"]["more"]
+    assert float(rows["separate"]["tau_loss"]) == last["tau_loss"]
+    means = np.mean([last[f"top1 {at}"] for at in range(NETWORKS)])
+    assert float(rows["separate"]["members_top1"]) == pytest.approx(means)
     monkeypatch.setattr(Training, "_train", None)
     command(monkeypatch, "--resume", "one")
     assert "0 of" not in capsys.readouterr().err
@@ -200,6 +206,17 @@ def test_the_shipped_recipe_is_planned() -> None:
     assert plan.notes == (
         "The bank was trained on fashion-mnist, the supernets on fashion-mnist-mini.",
     )
+
+
+def test_that_images_are_others_than_the_banks_is_said() -> None:
+    """Of the shipped bank: its data set and its size, each only where they differ."""
+    truth, space = load_truth("svt-micro"), load_space(shipped_files("space")["svt"])
+    large = replace(space, input_size=(64, 64))
+    assert other_images(truth, {"fashion-mnist"}, [space]) == []
+    assert other_images(truth, {"fashion-mnist", "mnist"}, [space, large]) == [
+        "The bank was trained on fashion-mnist, the supernets on fashion-mnist, mnist.",
+        "The bank's images have 32 x 32 px, the supernets' 32 x 32, 64 x 64.",
+    ]
 
 
 def test_what_the_command_line_changes(

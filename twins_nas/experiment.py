@@ -171,6 +171,10 @@ class Experiment:
         """What the report says of what was found, besides the answer and the cost."""
         return ()
 
+    def more(self, result: RunResult) -> dict[str, float]:
+        """Further columns of `runs.csv` for a run."""
+        return {}
+
     def _trained(
         self, engine: Engine, labels: Sequence[str], seeds: Sequence[int]
     ) -> tuple[list[Run], list[RunResult]]:
@@ -212,7 +216,7 @@ class Experiment:
         write_text(folder / "report.md", text)
         svgs = {name: as_svg(figure) for name, figure in drawn.items()}
         write_text(folder / "report.html", page(recipe.question, recipe.paper, found, about, svgs))
-        write_runs_csv(folder / "runs.csv", found, dict(tests))
+        write_runs_csv(folder / "runs.csv", found, dict(tests), self.more)
         for name in ("report.md", "report.html", "runs.csv", *pictures, self.folder.MARK):
             tracked.artifact(folder / name)
         tracked.describe(f"{found.answer}\n\n```\n{plain_table(found)}\n```")

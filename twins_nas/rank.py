@@ -15,7 +15,7 @@ from twins_nas.files import locked
 from twins_nas.recipes import SearchRecipe
 from twins_nas.runs import RunFolder
 from twins_nas.space import SearchSpace
-from twins_nas.supernets.plan import left_out, load_truth, other_data, strangers
+from twins_nas.supernets.plan import left_out, load_truth, other_images, strangers
 
 
 def parser() -> argparse.ArgumentParser:
@@ -135,7 +135,8 @@ def main() -> int:
 
     check_size(truth, args.bins)
     notes += unlike([recipe for _, _, recipe, _ in opened], [space for _, space, *_ in opened])
-    notes += other_data(truth, {recipe.data.name for _, _, recipe, _ in opened})
+    names = {recipe.data.name for _, _, recipe, _ in opened}
+    notes += other_images(truth, names, [space for _, space, *_ in opened])
     from twins_nas.ranking import Asked, Ranking, Supernet
 
     supernets = [

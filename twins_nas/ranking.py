@@ -9,7 +9,7 @@ import csv
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -135,6 +135,7 @@ class Ranking:
     truth: Truth
     asked: Asked
     notes: tuple[str, ...] = ()
+    _counts: dict[str, tuple[int, int]] = field(default_factory=dict, init=False)
 
     def run(self) -> Findings:
         """Scores what is not scored yet, and reports."""
@@ -169,7 +170,7 @@ class Ranking:
     def data_of(self, one: Supernet) -> ImageData:
         """The images of a supernet; it was not trained on their validation part."""
         root = self.asked.data_root or one.data_root
-        return load(
+        data = load(
             one.recipe.data.name,
             root=Path(root) if root else None,
             input_size=one.space.input_size[0],
@@ -177,6 +178,8 @@ class Ranking:
             val_images=one.recipe.data.val_images,
             seed=one.recipe.seed,
         )
+        self._counts[one.name] = len(data.train), len(data.val)
+        return data
 
     def inherited(self, book: Book) -> list[Scores]:
         """Accuracy and negative loss with inherited weights, of all supernets and of each."""
@@ -203,7 +206,8 @@ class Ranking:
             of += f", {calibration.words}"
         keys = [one.space.key(arch) for arch in self.truth.archs]
         done = sum(book.has(of, "loss", key) for key in keys)
-        model = self.weights(one, data) if done < len(keys) else None
+        missing = done < len(keys)
+        model = trained(one.folder, one.space, one.recipe, data, self.device) if missing else None
         with phase(f"scores of {one.name}", len(keys), "network", done) as line:
             for arch, key in zip(self.truth.archs, keys, strict=True):
                 if model is not None and not book.has(of, "loss", key):
@@ -217,18 +221,6 @@ class Ranking:
         """The training of a supernet, and of its members before they are scored."""
         steps, recipe = self.asked.calibrate_steps, one.recipe.supernet
         return recipe if steps is None else recipe.model_copy(update={"calibrate_steps": steps})
-
-    def weights(self, one: Supernet, data: ImageData) -> Backbone:
-        """The supernet with its weights."""
-        model = supernet_of(one.space, data.in_chans, data.num_classes, one.recipe.supernet)
-        weights, _ = load_weights(one.folder.weights)
-        try:
-            model.load_state_dict(weights)
-        except RuntimeError as error:
-            raise UserError(
-                f"{one.folder.weights} does not fit {one.folder.space_file} on {data.name}."
-            ) from error
-        return model.to(self.device)
 
     def proxies(self, book: Book) -> list[Scores]:
         """The zero-cost proxies of all networks, on training images of the first supernet."""
@@ -253,7 +245,7 @@ class Ranking:
 
     def scored(self) -> str:
         """What the scores are of, in a sentence."""
-        counts = {self.asked.images or len(self.data_of(one).val) for one in self.supernets}
+        counts = {self.asked.images or n_val for _, n_val in self._counts.values()}
         images = " or ".join(f"{count:,}" for count in sorted(counts))
         steps = {self.recipe_of(one).calibrate_steps for one in self.supernets} - {0}
         tuned = f", after {' or '.join(map(str, sorted(steps)))} steps of its own" if steps else ""
@@ -267,7 +259,7 @@ class Ranking:
             title=f"Does the supernet rank the {self.truth.title}?",
             command=command(),
             data=", ".join(sorted(data)),
-            n_train=len(self.data_of(self.supernets[0]).train),
+            n_train=self._counts[self.supernets[0].name][0],
             seeds=tuple(sorted({one.recipe.seed for one in self.supernets})),
             commit=git_commit(),
             machine=machine(),
@@ -290,6 +282,29 @@ class Ranking:
         for said in (*found.notes, *notes):
             print(said)
         print(f"\n{report.answer(found)}")
+
+
+def trained(
+    folder: RunFolder,
+    space: SearchSpace,
+    recipe: SearchRecipe,
+    data: ImageData,
+    device: torch.device,
+) -> Backbone:
+    """The supernet of a search's run, with its weights.
+
+    Raises:
+        UserError: they cannot be read, or are not of such a supernet.
+    """
+    model = supernet_of(space, data.in_chans, data.num_classes, recipe.supernet)
+    weights, _ = load_weights(folder.weights)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(
+            f"{folder.weights} does not fit {folder.space_file} on {data.name}."
+        ) from error
+    return model.to(device)
 
 
 def evenly(images: ImageSet, count: int | None, name: str) -> ImageSet:

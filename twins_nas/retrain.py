@@ -25,6 +25,14 @@ def parser() -> argparse.ArgumentParser:
     add("--run", metavar="RUN", help="a finished run of twins_nas.search, by its name or folder")
     add("--seeds", type=int, default=3, metavar="N", help="trainings of each network (default: 3)")
     add("--epochs", type=int, metavar="N", help="of each training (default: the supernet's)")
+    add(
+        "--calibrate-steps",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="also the front with inherited weights that are tuned on so many batches, alone",
+    )
     add("--parallel", type=int, metavar="N", help="runs at once (default: what the machine holds)")
     add("--local", action="store_true", help="run in this process, without Ray")
     add("--device", help="cpu, cuda, cuda:1 (default: the run's)")
@@ -62,6 +70,9 @@ def main() -> int:
         value = getattr(args, name)
         if value is not None and value < least:
             raise UserError(f"--{name} needs at least {least}, not {value}.")
+    for steps in args.calibrate_steps:
+        if not 1 <= steps <= 10_000:
+            raise UserError(f"--calibrate-steps needs 1 to 10,000, not {steps:,}.")
     run, space, search, settings = RunFolder.open(args.out, args.run)
     if not (run.path / "front.csv").is_file():
         raise UserError(
@@ -82,7 +93,8 @@ def main() -> int:
 
     with locked(folder, f"Another process retrains in {folder}; wait for it."):
         try:
-            Retraining(run, folder, space, search, recipe, settings).run()
+            tuned = tuple(sorted(set(args.calibrate_steps)))
+            Retraining(run, folder, space, search, recipe, settings, tuned).run()
         except KeyboardInterrupt:
             raise KeyboardInterrupt("What is trained is kept; the same command goes on.") from None
     return 0

@@ -16,6 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from twins_nas.ablation.engine import Engine, place_of, spent, workers
 from twins_nas.ablation.results import AblationFolder, Run, RunResult, TestResult
 from twins_nas.ablation.variants import Variant
@@ -24,18 +26,22 @@ from twins_nas.ablation_recipe import RunsRecipe
 from twins_nas.config import load_arch
 from twins_nas.data import ImageData
 from twins_nas.errors import UserError
+from twins_nas.evaluate import evaluate
 from twins_nas.files import told, write_bytes, write_csv, write_text
+from twins_nas.progress import phase
 from twins_nas.provenance import command, git_commit, machine
+from twins_nas.ranking import Book, digest, trained
 from twins_nas.recipes import SearchRecipe
 from twins_nas.report import retraining as report
 from twins_nas.report.ablation_plots import as_png
-from twins_nas.report.retraining import Retrained
+from twins_nas.report.retraining import Accuracies, Retrained
 from twins_nas.report.rows import About, arch_params
 from twins_nas.runs import RunFolder, Settings
 from twins_nas.space import SearchSpace
 from twins_nas.space_yaml import dump_arch
 from twins_nas.tracking import Run as Tracked
 from twins_nas.tracking import Tracker
+from twins_nas.training.calibrate import Calibration
 from twins_nas.truth import COLUMNS, TUNING
 from twins_nas.tuning.ray_cluster import Resources, cluster
 
@@ -78,6 +84,8 @@ class Retraining:
     search: SearchRecipe
     recipe: RunsRecipe
     settings: Settings
+    steps: tuple[int, ...] = ()
+    """Of tuning of each network with inherited weights, beside those."""
 
     def run(self) -> list[Retrained]:
         """Does what is not done yet, and reports."""
@@ -92,7 +100,8 @@ class Retraining:
             with cluster(engine.workers) if engine.workers and left else nullcontext():
                 results = engine.train(runs)
                 tests = engine.test(runs)
-            rows = [row for one in members if (row := self.row(one, results, tests))]
+            tuned = self.tuned()
+            rows = [row for one in members if (row := self.row(one, results, tests, tuned))]
             if not rows:
                 why = next(one.reason for one in results if one.status != "finished")
                 raise UserError(f"No network was trained to its end on all seeds: {why}.")
@@ -151,11 +160,52 @@ class Retraining:
         variants = tuple(one.variant for one in self.members)
         return Engine(self.place, variants, len(self.data.train), crew, on_result)
 
+    def tuned(self) -> dict[str, dict[int, Accuracies]]:
+        """Validation and test top-1 of each network after so many steps of its own, by steps.
+
+        From inherited weights, on the supernet's part of the images. Each is on the disk when it
+        is known (`tuned.csv`).
+        """
+        found: dict[str, dict[int, Accuracies]] = {one.variant.label: {} for one in self.members}
+        book, parts, data = Book(self.folder / "tuned.csv"), ("val", "test"), self.data
+        of = f"weights {digest(self.searched.weights)}" if self.steps else ""
+        every = [(one, steps) for steps in self.steps for one in self.members]
+
+        def name(part: str, steps: int) -> str:
+            return f"{part} top-1 after {steps} steps"
+
+        def known(one: Member, steps: int) -> bool:
+            return book.has(of, name("test", steps), one.variant.label)
+
+        left = [(one, steps) for one, steps in every if not known(one, steps)]
+        if left:
+            device = torch.device(self.place.device)
+            model = trained(self.searched, self.space, self.search, data, device)
+            images = {"val": data.val, "test": data.test()}
+            with phase("tuning", len(every), "network", len(every) - len(left)) as line:
+                for one, steps in left:
+                    recipe = self.search.supernet.model_copy(update={"calibrate_steps": steps})
+                    calibration = Calibration.of(data, recipe, self.search.seed)
+                    assert calibration is not None
+                    subject = calibration(model, one.variant.arch)
+                    scores = {
+                        name(part, steps): evaluate(subject, images[part], data.mean, data.std).top1
+                        for part in parts
+                    }
+                    book.put(of, one.variant.label, scores)
+                    line.advance()
+        for one, steps in every:
+            label = one.variant.label
+            val, test = (book.get(of, name(part, steps), [label])[0] for part in parts)
+            found[label][steps] = Accuracies(val, test)
+        return found
+
     def row(
         self,
         member: Member,
         results: Sequence[RunResult],
         tests: dict[tuple[str, int], TestResult],
+        tuned: dict[str, dict[int, Accuracies]],
     ) -> Retrained | None:
         """A network's accuracies; None where a training of it did not come to its end."""
         variant = member.variant
@@ -168,8 +218,8 @@ class Retraining:
             arch=variant.arch,
             macs=variant.macs,
             params=variant.params,
-            inherited_val=member.val_top1,
-            inherited_test=member.test_top1,
+            inherited=Accuracies(member.val_top1, member.test_top1),
+            tuned=tuned[variant.label],
             alone_val={one.seed: one.val_top1 for one in own if one.val_top1 is not None},
             alone_test={one.seed: tests[variant.label, one.seed].test_top1 for one in own},
         )
@@ -195,14 +245,14 @@ class Retraining:
             date=datetime.now().astimezone(),
             notes=(cost, f"supernet of seed {self.search.seed}", *self.left_out(rows)),
         )
-        write_csv(self.folder / "retrain.csv", report.CSV, report.lines(rows))
+        write_csv(self.folder / "retrain.csv", report.columns(rows), report.lines(rows))
         bank = f"{self.searched.path.name}-{epochs}-epochs.csv"
         write_csv(self.folder / bank, COLUMNS, self.bank_lines(rows))
         write_bytes(self.folder / PICTURE, as_png(report.figure(rows)))
         write_text(self.folder / "retrain.md", report.markdown(rows, said, about, PICTURE))
         for name in ("retrain.csv", bank, PICTURE, "retrain.md"):
             tracked.artifact(self.folder / name)
-        tracked.log({"distance_test": report.over_members(rows, True).mean}, 0)
+        tracked.log(report.metrics(rows), 0)
         tracked.describe(f"{said}\n\n```\n{report.plain(rows)}\n```")
         print(f"\n{report.plain(rows)}\n\n{said}")
         for note in self.left_out(rows):

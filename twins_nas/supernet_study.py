@@ -15,7 +15,7 @@ from twins_nas.ablation.variants import Variant
 from twins_nas.agreement import EACH, findings
 from twins_nas.experiment import Experiment
 from twins_nas.report.ranking import text
-from twins_nas.stats import described
+from twins_nas.stats import described, summarise
 from twins_nas.supernets.plan import SupernetsPlan
 from twins_nas.supernets.work import SIGNS, SupernetPlace, scores_of
 from twins_nas.verdicts import paired_with
@@ -85,7 +85,40 @@ class SupernetStudy(Experiment):
             row.variant.name: [one for one in row.results if one.status == "finished"]
             for row in found.rows
         }
-        return (COSTS, about, *self.asked.notes, *self.by_loss(done), *self.over_networks(done))
+        members = self.members(done)
+        return (
+            *(COSTS, about, *self.asked.notes),
+            *(*members, *self.by_loss(done), *self.over_networks(done)),
+        )
+
+    def more(self, result: RunResult) -> dict[str, float]:
+        """Tau by each score, and the mean top-1 and loss of the networks as members."""
+        if result.status != "finished":
+            return {}
+        known, values = result.more, {}
+        for score in SIGNS:
+            own = [value for key, value in known.items() if key.startswith(f"{score} ")]
+            values[f"members_{score}"] = sum(own) / len(own)
+        return {key: known[key] for key in known if key in METRICS} | values
+
+    def members(self, done: dict[str, list[RunResult]]) -> tuple[str, ...]:
+        """What the networks reach as members: the mean of all, against the baseline."""
+        baseline = self.recipe.compare.baseline
+        values = {
+            name: {one.seed: self.more(one)["members_top1"] for one in own}
+            for name, own in done.items()
+        }
+        if len(values) < 2 or not values.get(baseline):
+            return ()
+        own = summarise(values[baseline])
+        parts = [
+            f"{name} {described(difference, 'points')}"
+            for name, difference in paired_with(values, baseline).items()
+        ]
+        return (
+            f"Mean top-1 of the networks as members, against {baseline}"
+            f" ({own.mean:.2f} %, n = {own.n}): {'; '.join(parts)}.",
+        )
 
     def by_loss(self, done: dict[str, list[RunResult]]) -> tuple[str, ...]:
         """What scoring by loss gives over scoring by top-1, with the same supernets."""

@@ -64,7 +64,8 @@ class Truth:
     """Validation accuracies in percent of networks that were trained alone, on the same seeds.
 
     `top1_NS` is nan where a run is missing. `data` names the data set (empty: not known), `seeds`
-    the columns, `part_name` what is here of the bank's networks.
+    the columns, `part_name` what is here of the bank's networks, `size` the images' height and
+    width (None: not known).
     """
 
     name: str
@@ -77,6 +78,7 @@ class Truth:
     top1_NS: Vector
     held_out_N: Vector
     part_name: str = "all"
+    size: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         """How many networks."""
@@ -89,8 +91,8 @@ class Truth:
         return found
 
     @classmethod
-    def of(cls, bank: BankLike, data: str = "") -> Self:
-        """The truth of a bank that was trained on this data set."""
+    def of(cls, bank: BankLike, data: str = "", size: tuple[int, int] | None = None) -> Self:
+        """The truth of a bank that was trained on this data set, at this size."""
         return cls(
             bank.name,
             data,
@@ -101,6 +103,7 @@ class Truth:
             np.array(bank.params_A, dtype=float),
             np.array(bank.values_AS("val_top1"), dtype=float),
             np.array(bank.held_out_A, dtype=bool),
+            size=size,
         )
 
     def part(self, name: str) -> Truth:

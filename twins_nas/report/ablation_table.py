@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from twins_nas.ablation.analysis import Findings, Row
+from twins_nas.ablation.results import RunResult
 from twins_nas.files import write_csv
 from twins_nas.report.rows import About, macs_text, params_text
 from twins_nas.stats import Interval, Summary
@@ -126,8 +127,13 @@ def about_pairs(about: About) -> list[tuple[str, str]]:
     return pairs + [("note", note) for note in about.notes]
 
 
-def write_runs_csv(path: Path, findings: Findings, tests: dict[tuple[str, int], object]) -> None:
-    """One line for each run, whatever became of it.
+def write_runs_csv(
+    path: Path,
+    findings: Findings,
+    tests: dict[tuple[str, int], object],
+    more: Callable[[RunResult], dict[str, float]],
+) -> None:
+    """One line for each run, whatever became of it; `more` gives further columns of a result.
 
     Raises:
         UserError: the file cannot be written.
@@ -147,8 +153,9 @@ def write_runs_csv(path: Path, findings: Findings, tests: dict[tuple[str, int], 
                 if name not in line:
                     value = getattr(result, name, getattr(test, name, None))
                     line[name] = "" if value is None else value
-            lines.append(line)
-    write_csv(path, CSV, lines)
+            lines.append(line | more(result))
+    further = dict.fromkeys(name for line in lines for name in line if name not in CSV)
+    write_csv(path, (*CSV, *further), ({name: "" for name in further} | line for line in lines))
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -62,7 +62,7 @@ def plan_supernets(document: Document) -> SupernetsPlan:
     whole = {**found.value, RANK: {**found.value[RANK], "bank": bank}}
     rank = recipe.rank.model_copy(update={"bank": bank})
     named = recipe.model_copy(update={"rank": rank})
-    notes = (*left_out(lacking), *other_data(truth, {recipe.data.name}))
+    notes = (*left_out(lacking), *other_images(truth, {recipe.data.name}, [space]))
     return SupernetsPlan(replace(found, value=whole), named, space, truth, variants, notes)
 
 
@@ -78,7 +78,7 @@ def load_truth(name: str) -> Truth:
     if name.endswith(".csv"):
         return read_truth(Path(name))
     bank = load(name)
-    return Truth.of(bank, bank.header.data.name)
+    return Truth.of(bank, bank.header.data.name, bank.space.input_size)
 
 
 def left_out(lacking: Sequence[str]) -> list[str]:
@@ -86,15 +86,21 @@ def left_out(lacking: Sequence[str]) -> list[str]:
     return [f"Left out, for they lack a run of a seed: {', '.join(lacking)}."] if lacking else []
 
 
-def other_data(truth: Truth, names: set[str]) -> list[str]:
-    """That supernets have other images than the bank, in a sentence; nothing where they have not.
+def other_images(truth: Truth, names: set[str], spaces: Sequence[SearchSpace]) -> list[str]:
+    """That supernets have other images than the bank, or at another size, in sentences.
 
-    Of a CSV file it is not known.
+    Nothing where they have not; of a CSV file it is not known.
     """
-    if not truth.data or names == {truth.data}:
-        return []
-    others = ", ".join(sorted(names))
-    return [f"The bank was trained on {truth.data}, the supernets on {others}."]
+    said = []
+    if truth.data and names != {truth.data}:
+        others = ", ".join(sorted(names))
+        said.append(f"The bank was trained on {truth.data}, the supernets on {others}.")
+    sizes = {space.input_size for space in spaces}
+    if truth.size and sizes != {truth.size}:
+        height, width = truth.size
+        others = ", ".join(f"{one} x {other}" for one, other in sorted(sizes))
+        said.append(f"The bank's images have {height} x {width} px, the supernets' {others}.")
+    return said
 
 
 def strangers(space: SearchSpace, truth: Truth) -> list[str]:
