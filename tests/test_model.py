@@ -45,22 +45,32 @@ def supernet_of(name: str, in_chans: int = 1) -> Backbone:
     return model.eval()
 
 
+def same(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+    """Whether they differ by rounding alone.
+
+    Processors sum a strided weight's products in another order than a contiguous one's: on an Intel
+    Xeon a tenth of the families' members differs by up to 1e-6, on an AMD EPYC none does.
+    """
+    return torch.allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "number"),
     MEMBERS,
 )
 def test_extracted_modules_equal_their_slices(name: str, number: int) -> None:
-    """Random members: same logits, to the bit."""
+    """Random members: same logits."""
     model, rng = supernet_of(name), random.Random(1)
     images = torch.randn(2, 1, 32, 32)
     for _ in range(number):
         arch = model.space.sample(rng)
         with torch.no_grad():
-            assert torch.equal(model(images, arch), extract(model, arch)(images)), str(arch)
+            ours, theirs = model(images, arch), extract(model, arch)(images)
+        assert same(ours, theirs), str(arch)
 
 
 def test_one_supernet_holds_the_families() -> None:
-    """PVT, CPVT, Twins-PCPVT, Twins-SVT and Swin by name, with five keys, to the bit."""
+    """PVT, CPVT, Twins-PCPVT, Twins-SVT and Swin by name, with five keys."""
     model = supernet_of("families")
     archs = {name: seed(name) for name in MICRO}
     assert len({model.space.key(arch) for arch in archs.values()}) == len(archs) == 5
@@ -68,20 +78,20 @@ def test_one_supernet_holds_the_families() -> None:
     with torch.no_grad():
         logits = [model(images, arch) for arch in archs.values()]
         extracted = [extract(model, arch)(images) for arch in archs.values()]
-    assert all(torch.equal(*pair) for pair in zip(logits, extracted, strict=True))
+    assert all(same(*pair) for pair in zip(logits, extracted, strict=True))
     assert len({float(item[0, 0]) for item in logits}) == 5
 
 
 @pytest.mark.parametrize("number", [3, pytest.param(10, marks=pytest.mark.long)])
 def test_extracted_modules_equal_their_slices_at_224(number: int) -> None:
-    """The same for the 224 px space; float32 sums may differ in order where weights are strided."""
+    """The same for the 224 px space."""
     model, rng = supernet_of("imagenet/svt_small", 3), random.Random(1)
     images = torch.randn(1, 3, 224, 224)
     for _ in range(number):
         arch = model.space.sample(rng)
         with torch.no_grad():
             ours, theirs = model(images, arch), extract(model, arch)(images)
-        assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-5), str(arch)
+        assert same(ours, theirs), str(arch)
 
 
 @pytest.mark.parametrize(
