@@ -100,7 +100,7 @@ def test_the_formula_is_what_the_class_costs(field: str, word: str) -> None:
 
 @pytest.mark.parametrize(("field", "word"), CASES)
 def test_its_slice_is_its_extracted_module(field: str, word: str, images: torch.Tensor) -> None:
-    """But for rounding; and gradients fall on the parameters of that module, on all, and on no other."""
+    """But for rounding. Gradients fall on the parameters of that module, on all, and no other."""
     model, arch = supernet(field), network(field, word)
     alone = extract(model, arch)
     with torch.no_grad():
