@@ -16,7 +16,7 @@ from twins_nas.arch import ArchConfig
 from twins_nas.config import find, load_space
 from twins_nas.errors import UserError
 from twins_nas.model.backbone import Backbone, build, initialise
-from twins_nas.model.separate import Separate, SwitchableLayerNorm, supernet_of
+from twins_nas.model.separate import SeparateAttention, SwitchableLayerNorm, supernet_of
 from twins_nas.model.transfer import extract, from_timm, from_timm_state, inherit, to_timm
 from twins_nas.recipes import SupernetRecipe
 from twins_nas.seeds import seed
@@ -26,7 +26,6 @@ from twins_nas.training.checkpoint import load_foreign
 SHARING = [
     {"separate": ("pe", "mixer", "sr_ratio")},
     {"separate": ("sr_ratio",)},
-    {"separate": ("downsample", "pe", "mixer"), "separate_parts": "block", "scaled_slices": True},
     {"scaled_slices": True},
     {"switchable_norms": True},
     {"split": "stages.1.mixer", "separate": ("pe",)},
@@ -75,7 +74,7 @@ def test_extracted_networks_are_the_slices(
     for arch in [families.base, families.extreme(-1, rng), *map(families.sample, [rng] * 2)]:
         alone = extract(model.eval(), arch)
         assert {type(module) for module in alone.modules()}.isdisjoint(
-            {Separate, SwitchableLayerNorm}
+            {SeparateAttention, SwitchableLayerNorm}
         )
         model.zero_grad()
         with torch.no_grad():
@@ -109,7 +108,6 @@ def test_who_shares_what(space: SearchSpace, images: torch.Tensor) -> None:
     for name, changes in (
         ("default", {}),
         ("separate", {"separate": ("pe",)}),
-        ("block", {"separate": ("pe",), "separate_parts": "block"}),
         ("split", {"split": "stages.2.pe"}),
     ):
         model = fresh(space, **changes)
@@ -117,7 +115,7 @@ def test_who_shares_what(space: SearchSpace, images: torch.Tensor) -> None:
         shared[name] = {part for part in both if "stages.2.blocks" in part or name == "split"}
     assert any("attn" in part for part in shared["default"])
     assert shared["separate"] and not any("attn" in part for part in shared["separate"])
-    assert not shared["block"] and not shared["split"]
+    assert not shared["split"]
 
 
 def test_narrow_slices_are_as_loud_as_wide_ones(space: SearchSpace) -> None:

@@ -181,11 +181,8 @@ class SupernetRecipe(TrainingRecipe):
         default=0.0,
         description="part of all steps over which the ordered dimensions open one after another",
     )
-    separate: tuple[Literal["pe", "mixer", "sr_ratio", "downsample"], ...] = Field(
-        default=(), description="fields with parts of their own for each value"
-    )
-    separate_parts: Literal["attention", "block"] = Field(
-        default="attention", description="what `separate` gives each value: that of a block, or all"
+    separate: tuple[Literal["pe", "mixer", "sr_ratio"], ...] = Field(
+        default=(), description="fields with an attention of their own for each value"
     )
     switchable_norms: Switch = Field(
         default=False, description="whether each width has LayerNorms of its own"
@@ -218,13 +215,6 @@ class SupernetRecipe(TrainingRecipe):
         if self.distill == "none" and "distill_weight" in self.model_fields_set:
             said = "weighs the distillation, which `distill: none` switches off"
             raise problem_at(("distill_weight",), self.distill_weight, said)
-        return self
-
-    @model_validator(mode="after")
-    def _fields_to_separate(self) -> Self:
-        if self.separate_parts != "attention" and not self.separate:
-            said = "is what the fields of `separate` have of their own, and there are none"
-            raise problem_at(("separate_parts",), self.separate_parts, said)
         return self
 
     @field_validator("separate")

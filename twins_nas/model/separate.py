@@ -10,8 +10,7 @@ Shapes: B batch, N tokens, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from itertools import product
 from typing import Any
 
@@ -19,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from twins_nas.arch import MIXERS, ArchConfig, Grid, normal_pe
-from twins_nas.model.attention import Attention
 from twins_nas.model.backbone import (
     Backbone,
     Block,
@@ -34,51 +32,40 @@ from twins_nas.recipes import SupernetRecipe
 from twins_nas.space import SearchSpace
 
 
-class Separate(nn.Module):
-    """A module of its own for each value of some fields; a block without GSA has ratio 0.
+class SeparateAttention(nn.Module):
+    """An attention of its own for each value of some fields; a block without GSA has ratio 0."""
 
-    `build` makes one of them, from what its block may be.
-    """
-
-    def __init__(
-        self,
-        space: SearchSpace,
-        index: int,
-        block: int,
-        fields: Sequence[str],
-        build: Callable[[Mapping[str, set[Any]]], nn.Module],
-    ) -> None:
+    def __init__(self, space: SearchSpace, index: int, block: int, fields: Sequence[str]) -> None:
         super().__init__()
         self.index, self.block, self.fields = index, block, tuple(fields)
         may = block_options(space, index, block)
-        joins = space.arch["downsample"] if index else ("",)  # the first stage has none before it
         groups: dict[str, dict[str, set[Any]]] = {}
-        for join, pe, letter in product(joins, map(normal_pe, may["pe"]), may["mixer"]):
-            for ratio in may["sr_ratio"] if "sr_ratio" in MIXERS[letter] else [0]:
-                values = {"downsample": join, "pe": pe, "mixer": letter, "sr_ratio": ratio}
+        for pe, letter in product(sorted(map(normal_pe, may["pe"])), sorted(may["mixer"])):
+            for ratio in sorted(may["sr_ratio"]) if "sr_ratio" in MIXERS[letter] else [0]:
+                values = {"pe": pe, "mixer": letter, "sr_ratio": ratio}
                 group = groups.setdefault(self._key(values), {name: set() for name in values})
                 for name, value in values.items():
                     group[name].add(value)
-        self.of = nn.ModuleDict({key: build({**may, **groups[key]}) for key in sorted(groups)})
+        self.of = nn.ModuleDict(
+            {
+                key: attention_of(space, index, {**may, **group})
+                for key, group in sorted(groups.items())
+            }
+        )
 
     def _key(self, values: dict[str, Any]) -> str:
         return "_".join(str(values[name]) for name in self.fields)
 
     def pick(self, arch: ArchConfig) -> nn.Module:
-        """The module of a network."""
+        """The attention of a network."""
         stage = arch.stages[self.index]
-        values = {
-            "downsample": arch.downsample if self.index else "",
-            "pe": stage.pe,
-            "mixer": stage.letters[self.block],
-            "sr_ratio": stage.sr_ratio[self.block],
-        }
-        return self.of[self._key(values)]
+        letter, ratio = stage.letters[self.block], stage.sr_ratio[self.block]
+        return self.of[self._key({"pe": stage.pe, "mixer": letter, "sr_ratio": ratio})]
 
     def forward(
         self, x_BNC: Tensor, grid: Grid, arch: ArchConfig, index: int, block: int
     ) -> Tensor:
-        """As `Attention` and `Block`."""
+        """As `Attention`."""
         out: Tensor = self.pick(arch)(x_BNC, grid, arch, index, block)
         return out
 
@@ -147,7 +134,7 @@ def supernet_of(
         return SplitBackbone(space, in_chans, num_classes, recipe)
     model = Backbone(space, in_chans, num_classes, recipe.drop_path)
     if recipe.separate:
-        _separate(model, recipe)
+        _separate_attention(model, recipe.separate)
     if recipe.switchable_norms:
         _switch_norms(model)
     if recipe.scaled_slices:
@@ -174,33 +161,13 @@ def draw_supernet(
                 torch.nn.init.zeros_(module.weight)
 
 
-def _separate(model: Backbone, recipe: SupernetRecipe) -> None:
+def _separate_attention(model: Backbone, fields: Sequence[str]) -> None:
     for index, stage in enumerate(model.stages):
-        blocks = stage.get_submodule("blocks")
-        assert isinstance(blocks, nn.ModuleList)
-        for number, block in enumerate(blocks):
+        for number, block in enumerate(stage.get_submodule("blocks").children()):
             assert isinstance(block, Block)
-            attention = partial(attention_of, model.space, index)
-            place = (model.space, index, number, recipe.separate)
-            if recipe.separate_parts == "attention":
-                separate = Separate(*place, attention)
-            else:
-                separate = Separate(*place, partial(_like, block, attention))
-            if len(separate.of) < 2:
-                continue
-            if recipe.separate_parts == "attention":
+            separate = SeparateAttention(model.space, index, number, fields)
+            if len(separate.of) > 1:
                 block.attn = separate
-            else:
-                blocks[number] = separate
-
-
-def _like(
-    block: Block,
-    attention: Callable[[Mapping[str, set[Any]]], Attention],
-    may: Mapping[str, set[Any]],
-) -> Block:
-    """Another block of the same sizes, with the attention of what it may be."""
-    return Block(block.norm1.dim, block.mlp.fc1.out_dim, attention(may), block.drop_path)
 
 
 def _switch_norms(model: Backbone) -> None:

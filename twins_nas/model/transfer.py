@@ -19,7 +19,7 @@ from twins_nas.arch import CONV, GSA, ArchConfig, Grid, StageConfig
 from twins_nas.errors import UserError
 from twins_nas.model.backbone import Backbone, build
 from twins_nas.model.foreign_names import Rule, load, pvt_rules, store, swin_rules, twins_rules
-from twins_nas.model.separate import Separate, SplitBackbone
+from twins_nas.model.separate import SeparateAttention, SplitBackbone
 from twins_nas.model.slicing import Elastic
 
 
@@ -50,7 +50,7 @@ def _source(supernet: Backbone, name: str, arch: ArchConfig) -> nn.Module:
     module: nn.Module = supernet
     for part in name.split("."):
         module = module.get_submodule(part)
-        if isinstance(module, Separate):
+        if isinstance(module, SeparateAttention):
             module = module.pick(arch)
     return module
 
