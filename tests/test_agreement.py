@@ -90,6 +90,22 @@ def test_every_ranking_has_figures_with_intervals() -> None:
     assert found_of(truth, Scores("loss", SUPERNET, runs_MN)).answer.name == "loss"
 
 
+def test_how_far_supernets_agree_with_each_other() -> None:
+    """Each pair of them, overall and within bins; one without an order is left out."""
+    truth, perfect_N = made()
+    one_N, other_N = perfect_N + 0.5 * rng(3).normal(size=(2, 24))
+    found = found_of(truth, Scores("loss", SUPERNET, np.array([one_N, other_N, 0 * one_N])))
+    [(overall, within)] = found.among
+    assert overall == pytest.approx(scipy.stats.kendalltau(one_N, other_N).statistic)
+    pairs = [(a, b) for a in range(24) for b in range(a) if found.bins_N[a] == found.bins_N[b]]
+    signs = [np.sign((one_N[a] - one_N[b]) * (other_N[a] - other_N[b])) for a, b in pairs]
+    assert within == pytest.approx(np.mean(signs))
+    three = found_of(truth, Scores("loss", SUPERNET, np.array([one_N, other_N, one_N])))
+    told = f"{(2 * overall + 1) / 3:.2f} ({overall:.2f} to 1.00 over 3 pairs)"
+    assert f"of two of these supernets agree with tau {told}" in "".join(report.reading(three))
+    assert not found_of(truth, Scores("loss", SUPERNET, one_N[None])).among
+
+
 def test_tau_within_bins_counts_pairs_of_a_bin_alone() -> None:
     """Against a slow count; MACs that order everything say nothing within bins of their own."""
     score_N, truth_N = rng(1).normal(size=(2, 12))

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import combinations
 
 import numpy as np
 
@@ -144,7 +145,10 @@ class Ceiling:
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """All figures of a ranking; `headline` is the name of the row that answers."""
+    """All figures of a ranking; `headline` is the name of the row that answers.
+
+    `among` are tau and tau within bins of each two of the headline's supernets with each other.
+    """
 
     truth: Truth
     rows: tuple[Row, ...]
@@ -153,6 +157,7 @@ class Findings:
     bins_N: Vector
     headline: str
     notes: tuple[str, ...]
+    among: tuple[tuple[float, float], ...] = ()
 
     @property
     def answer(self) -> Row:
@@ -203,7 +208,8 @@ def findings(
     ]
     notes = tuple(f"{row.name} is left out: {row.why}" for row in rows if row.why)
     ceiling = ceiling_of(truth.top1_NS, bins_N, rng, draws)
-    return Findings(truth, tuple(rows), tuple(differences), ceiling, bins_N, headline, notes)
+    among = next((_among(one, bins_N) for one in scores if one.name == headline), ())
+    return Findings(truth, tuple(rows), tuple(differences), ceiling, bins_N, headline, notes, among)
 
 
 def check_size(truth: Truth, bins: int) -> None:
@@ -258,6 +264,15 @@ def _row(one: Scores, resamples: Resamples, bins_N: Vector, runs_BM: Vector) -> 
         for name, agreement in agreements.items()
     }
     return Row(one.name, one.kind, found)
+
+
+def _among(one: Scores, bins_N: Vector) -> tuple[tuple[float, float], ...]:
+    ordered = [score_N for score_N in one.values_MN if np.ptp(score_N)]
+    all_1N = np.ones((1, len(bins_N)))
+    return tuple(
+        (float(tau(a_N, b_N)(all_1N)[0]), float(tau(a_N, b_N, bins_N)(all_1N)[0]))
+        for a_N, b_N in combinations(ordered, 2)
+    )
 
 
 def _difference(one: Row, other: Row) -> Row:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from typing import Any
 
@@ -92,9 +92,26 @@ def reading(found: Findings) -> list[str]:
             "The figures of all supernets are the means of those that each has alone; of a few"
             " supernets an interval knows little of how much another one would differ."
         )
-    else:
+    if found.among:
+        said.append(
+            f"The orders by {found.headline} of two of these supernets agree with tau"
+            f" {_range(tau for tau, _ in found.among)}, within bins"
+            f" {_range(within for _, within in found.among)}. The nearer that is to 1, the less of"
+            " what lacks to the ceiling is noise of a training, and the more is common to them all."
+        )
+    if not several:
         said.append("One supernet: the intervals say nothing of what another seed of it gives.")
     return said
+
+
+def _range(values: Iterable[float]) -> str:
+    """Mean, lowest and highest of pairs."""
+    known = [value for value in values if math.isfinite(value)]
+    if not known:
+        return "unknown"
+    mean, low, high = sum(known) / len(known), min(known), max(known)
+    pairs = f"{len(known)} pair{'s' if len(known) > 1 else ''}"
+    return f"{mean:.2f} ({low:.2f} to {high:.2f} over {pairs})"
 
 
 def plain(found: Findings) -> str:
