@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -104,6 +105,20 @@ def test_how_far_supernets_agree_with_each_other() -> None:
     told = f"{(2 * overall + 1) / 3:.2f} ({overall:.2f} to 1.00 over 3 pairs)"
     assert f"of two of these supernets agree with tau {told}" in "".join(report.reading(three))
     assert not found_of(truth, Scores("loss", SUPERNET, one_N[None])).among
+
+
+def test_how_far_whole_trainings_agree_with_each_other() -> None:
+    """Each pair of the bank's seeds; a bank of one seed has none."""
+    truth, perfect_N = made()
+    scores = Scores("loss", SUPERNET, perfect_N[None])
+    found = found_of(truth, scores)
+    seeds = truth.top1_NS.T
+    told = [scipy.stats.kendalltau(one, other).statistic for one, other in combinations(seeds, 2)]
+    assert [overall for overall, _ in found.again] == pytest.approx(told)
+    said = "".join(report.reading(found))
+    assert f"Two seeds of the bank order its networks with tau {np.mean(told):.2f}" in said
+    single = found_of(truth_of(truth.top1_NS[:, :1], truth.macs_N), scores)
+    assert not single.again and "Two seeds" not in "".join(report.reading(single))
 
 
 def test_tau_within_bins_counts_pairs_of_a_bin_alone() -> None:

@@ -147,7 +147,8 @@ class Ceiling:
 class Findings:
     """All figures of a ranking; `headline` is the name of the row that answers.
 
-    `among` are tau and tau within bins of each two of the headline's supernets with each other.
+    `among` are tau and tau within bins of each two of the headline's supernets with each other,
+    `again` those of each two of the bank's seeds: what training all networks alone once more ranks.
     """
 
     truth: Truth
@@ -158,6 +159,7 @@ class Findings:
     headline: str
     notes: tuple[str, ...]
     among: tuple[tuple[float, float], ...] = ()
+    again: tuple[tuple[float, float], ...] = ()
 
     @property
     def answer(self) -> Row:
@@ -208,8 +210,10 @@ def findings(
     ]
     notes = tuple(f"{row.name} is left out: {row.why}" for row in rows if row.why)
     ceiling = ceiling_of(truth.top1_NS, bins_N, rng, draws)
-    among = next((_among(one, bins_N) for one in scores if one.name == headline), ())
-    return Findings(truth, tuple(rows), tuple(differences), ceiling, bins_N, headline, notes, among)
+    among = next((_agreeing(one.values_MN, bins_N) for one in scores if one.name == headline), ())
+    again = _agreeing(truth.top1_NS.T, bins_N)
+    figures = (tuple(rows), tuple(differences), ceiling, bins_N)
+    return Findings(truth, *figures, headline, notes, among, again)
 
 
 def check_size(truth: Truth, bins: int) -> None:
@@ -266,8 +270,9 @@ def _row(one: Scores, resamples: Resamples, bins_N: Vector, runs_BM: Vector) -> 
     return Row(one.name, one.kind, found)
 
 
-def _among(one: Scores, bins_N: Vector) -> tuple[tuple[float, float], ...]:
-    ordered = [score_N for score_N in one.values_MN if np.ptp(score_N)]
+def _agreeing(values_MN: Vector, bins_N: Vector) -> tuple[tuple[float, float], ...]:
+    """Tau and tau within bins of each two rows that order anything."""
+    ordered = [score_N for score_N in values_MN if np.ptp(score_N)]
     all_1N = np.ones((1, len(bins_N)))
     return tuple(
         (float(tau(a_N, b_N)(all_1N)[0]), float(tau(a_N, b_N, bins_N)(all_1N)[0]))

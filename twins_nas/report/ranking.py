@@ -99,6 +99,13 @@ def reading(found: Findings) -> list[str]:
             f" {_range(within for _, within in found.among)}. The nearer that is to 1, the less of"
             " what lacks to the ceiling is noise of a training, and the more is common to them all."
         )
+    if found.again:
+        said.append(
+            f"Two seeds of the bank order its networks with tau"
+            f" {_range(tau for tau, _ in found.again)}, within bins"
+            f" {_range(within for _, within in found.again)}: that is how far one whole training of"
+            " each network alone agrees with another."
+        )
     if not several:
         said.append("One supernet: the intervals say nothing of what another seed of it gives.")
     return said
