@@ -22,7 +22,7 @@ from twins_nas.errors import ConfigError, UserError
 from twins_nas.evaluate import evaluate
 from twins_nas.model.backbone import Backbone, initialise
 from twins_nas.model.position import PEG
-from twins_nas.model.separate import draw_supernet, supernet_of
+from twins_nas.model.separate import supernet_of
 from twins_nas.recipes import SupernetRecipe, check_switches, load_recipe
 from twins_nas.seeds import seed
 from twins_nas.space import SearchSpace
@@ -102,7 +102,7 @@ def recipe(**changes: Any) -> SupernetRecipe:
 def fresh(space: SearchSpace, asked: SupernetRecipe) -> Backbone:
     """A new supernet with the same weights each time."""
     model = supernet_of(space, 1, 10, asked)
-    draw_supernet(model, asked, 0)
+    initialise(model, 0, zero_peg=asked.zero_peg)
     return model
 
 

@@ -24,8 +24,8 @@ from twins_nas.deployable import Target, notes_of
 from twins_nas.errors import UserError
 from twins_nas.evaluate import evaluate
 from twins_nas.layer_cost import Cost
-from twins_nas.model.backbone import Backbone
-from twins_nas.model.separate import draw_supernet, supernet_of
+from twins_nas.model.backbone import Backbone, initialise
+from twins_nas.model.separate import supernet_of
 from twins_nas.model.transfer import from_timm_state, inherit
 from twins_nas.progress import Line, phase
 from twins_nas.provenance import command, git_commit, machine
@@ -124,7 +124,7 @@ class Pipeline:
         """The trained supernet: read from the run's folder, or trained (on) and written there."""
         recipe, data = self.recipe.supernet, self.data
         model = supernet_of(self.space, data.in_chans, data.num_classes, recipe)
-        draw_supernet(model, recipe, self.recipe.seed)
+        initialise(model, self.recipe.seed, zero_peg=recipe.zero_peg)
         if recipe.init_from and not self.folder.weights.exists():
             self.start_from(Path(recipe.init_from), model)
         model.to(self.device)

@@ -150,9 +150,21 @@ class TrainingRecipe(Model):
     drop_path: Annotated[float, number(0, below=1)] = Field(
         default=0.0, description="probability that the last block of the network is skipped"
     )
+    zero_peg: Switch = Field(
+        default=False, description="whether the PEGs of `cpe` begin as nothing, not as noise"
+    )
     checkpoint_seconds: Annotated[int, whole(1, 86_400)] = Field(
         default=60, description="time between two checkpoints"
     )
+
+    @property
+    def substance(self) -> dict[str, Any]:
+        """What a result depends on.
+
+        `zero_peg` is younger than results of networks alone that stay valid: it is named where on.
+        """
+        young = set() if self.zero_peg else {"zero_peg"}
+        return self.model_dump(exclude={"checkpoint_seconds"} | young)
 
 
 class SupernetRecipe(TrainingRecipe):
@@ -194,9 +206,6 @@ class SupernetRecipe(TrainingRecipe):
     scaled_slices: Switch = Field(
         default=False, description="whether narrow slices of linear layers are as loud as wide ones"
     )
-    zero_peg: Switch = Field(
-        default=False, description="whether the PEGs of `cpe` begin as nothing, not as noise"
-    )
     init_from: Annotated[str | None, AfterValidator(_weights_file)] = Field(
         default=None, description="a file of timm's weights of the space's base, to start from"
     )
@@ -209,6 +218,11 @@ class SupernetRecipe(TrainingRecipe):
     calibrate_steps: Annotated[int, whole(0, 10_000)] = Field(
         default=0, description="batches that a network is tuned on, alone, before it is scored"
     )
+
+    @property
+    def substance(self) -> dict[str, Any]:
+        """What a result depends on."""
+        return self.model_dump(exclude={"checkpoint_seconds"})
 
     @model_validator(mode="after")
     def _weight_of_a_teacher(self) -> Self:

@@ -159,7 +159,7 @@ class Alone:
         """What the scores are of: training, images and seed."""
         recipe = self.place.recipe
         parts = [
-            self.training.model_dump(exclude={"checkpoint_seconds"}),
+            self.training.substance,
             recipe.data.model_dump(),
             recipe.asha.model_dump() if recipe.asha else None,
             self.seed,

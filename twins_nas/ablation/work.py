@@ -56,7 +56,7 @@ class Place:
         recipe = self.recipe
         parts = [
             asdict(variant.arch),
-            variant.training.model_dump(exclude={"checkpoint_seconds"}),
+            variant.training.substance,
             recipe.data.model_dump(),
             recipe.input_size,
             recipe.asha.model_dump() if recipe.asha else None,
@@ -80,7 +80,7 @@ class Place:
         """The network of a run with its first weights."""
         size, drop_path = (data.input_size,) * 2, run.variant.training.drop_path
         model = build(run.variant.arch, size, data.in_chans, data.num_classes, drop_path)
-        initialise(model, run.seed, by_name=True)
+        initialise(model, run.seed, by_name=True, zero_peg=run.variant.training.zero_peg)
         return model.to(self.device)
 
     def outcome(self, trainer: Trainer) -> dict[str, float]:

@@ -297,7 +297,7 @@ def build(
     return Backbone(SearchSpace.point(arch, input_size), in_chans, num_classes, drop_path)
 
 
-def initialise(model: nn.Module, seed: int, by_name: bool = False) -> None:
+def initialise(model: nn.Module, seed: int, by_name: bool = False, zero_peg: bool = False) -> None:
     """Draws all weights; the draw depends on `seed` alone.
 
     With `by_name` each layer draws for itself, from the seed and its name: two networks have equal
@@ -308,6 +308,11 @@ def initialise(model: nn.Module, seed: int, by_name: bool = False) -> None:
     with the authors' 0.02 at 512 input channels and in proportion to 1 / sqrt(channels) elsewhere:
     at micro widths 0.02 itself leaves the branches almost silent, and a supernet of them was 6.7
     points worse after two epochs (docs/LOG.md).
+
+    With `zero_peg` each PEG adds nothing at first, as residual branches that begin at zero do
+    (Fixup, arXiv 1901.09321; ReZero, arXiv 2003.04887). The authors' PEG adds twice the variance
+    of its input, which a network of its own learns to live with; a supernet, whose other encodings
+    add next to nothing, does not. The other weights are the same with it and without.
     """
     generator = torch.Generator().manual_seed(seed)
     for name, module in model.named_modules():
@@ -325,6 +330,8 @@ def initialise(model: nn.Module, seed: int, by_name: bool = False) -> None:
         elif isinstance(module, Elastic) and not isinstance(module, ElasticLayerNorm):
             for table in module.parameters(recurse=False):
                 _set(table, _truncated(table.shape, 0.02, generator))
+        if zero_peg and isinstance(module, PEG):
+            nn.init.zeros_(module.weight)
 
 
 def _set(parameter: nn.Parameter, values: Tensor) -> None:

@@ -24,9 +24,7 @@ from twins_nas.model.backbone import (
     PatchMerge,
     attention_of,
     block_options,
-    initialise,
 )
-from twins_nas.model.position import PEG
 from twins_nas.model.slicing import ElasticLayerNorm, ElasticLinear
 from twins_nas.recipes import SupernetRecipe
 from twins_nas.space import SearchSpace
@@ -142,23 +140,6 @@ def supernet_of(
             if isinstance(module, ElasticLinear):
                 module.scaled = True
     return model
-
-
-def draw_supernet(
-    model: Backbone, recipe: SupernetRecipe, seed: int, by_name: bool = False
-) -> None:
-    """The first weights of a supernet: those of `initialise`, and what the recipe changes of them.
-
-    With `zero_peg` each PEG adds nothing at first, as residual branches that begin at zero do
-    (Fixup, arXiv 1901.09321; ReZero, arXiv 2003.04887). The authors' PEG adds twice the variance
-    of its input, which a network of its own learns to live with; a supernet, whose other encodings
-    add next to nothing, does not.
-    """
-    initialise(model, seed, by_name)
-    if recipe.zero_peg:
-        for module in model.modules():
-            if isinstance(module, PEG):
-                torch.nn.init.zeros_(module.weight)
 
 
 def _separate_attention(model: Backbone, fields: Sequence[str]) -> None:

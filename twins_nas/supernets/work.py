@@ -24,8 +24,8 @@ from twins_nas.cost import cost
 from twins_nas.data import ImageData
 from twins_nas.errors import UserError
 from twins_nas.evaluate import evaluate
-from twins_nas.model.backbone import Backbone
-from twins_nas.model.separate import draw_supernet, supernet_of
+from twins_nas.model.backbone import Backbone, initialise
+from twins_nas.model.separate import supernet_of
 from twins_nas.ranks import tau
 from twins_nas.recipes import SupernetRecipe, TrainingRecipe
 from twins_nas.space import SearchSpace
@@ -52,7 +52,7 @@ class SupernetPlace(Place):
         """What a result must agree on: space, training, images, seed, and what is ranked."""
         parts = [
             self.space.fingerprint,
-            variant.training.model_dump(exclude={"checkpoint_seconds"}),
+            variant.training.substance,
             self.recipe.data.model_dump(),
             [self.space.key(arch) for arch in self.truth.archs],
             self.truth.top1_NS.tolist(),
@@ -66,7 +66,7 @@ class SupernetPlace(Place):
         recipe = run.variant.training
         assert isinstance(recipe, SupernetRecipe)
         model = self.supernet(recipe, data)
-        draw_supernet(model, recipe, run.seed, by_name=True)
+        initialise(model, run.seed, by_name=True, zero_peg=recipe.zero_peg)
         return model.to(self.device)
 
     def supernet(self, recipe: TrainingRecipe, data: ImageData) -> Backbone:

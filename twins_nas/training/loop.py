@@ -97,7 +97,7 @@ class Trainer:
     @property
     def identity(self) -> str:
         """What a checkpoint must agree on: space, recipe, data and seed."""
-        recipe = self.recipe.model_dump(exclude={"checkpoint_seconds"})
+        recipe = self.recipe.substance
         data = [self.data.name, len(self.data.train), self.data.input_size]
         return json.dumps([self.model.space.fingerprint, recipe, data, self.seed], sort_keys=True)
 
