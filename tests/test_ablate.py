@@ -26,6 +26,7 @@ from twins_nas.ablation.work import Place, Training, halved, out_of_memory
 from twins_nas.ablation_recipe import AshaRecipe
 from twins_nas.data import ImageData, augment, batches
 from twins_nas.errors import UserError
+from twins_nas.model.position import PEG
 from twins_nas.recipes import TrainingRecipe
 from twins_nas.report.ablation_plots import beside
 from twins_nas.runs import Settings
@@ -111,6 +112,25 @@ def test_variants_of_a_seed_start_from_the_same_weights(recipe: Path, tmp_path: 
     assert len({first[name].flatten()[0].item() for name in drawn}) == len(drawn)
     second = made.place.network(dataclasses.replace(cpe, seed=1), data).state_dict()
     assert not any(torch.equal(first[name], second[name]) for name in drawn)
+
+
+def test_pegs_of_a_network_alone_begin_as_nothing(recipe: Path, tmp_path: Path) -> None:
+    """With `zero_peg`; the other weights are the same, and older results keep their identity."""
+    made = engine(recipe, tmp_path / "run")
+    cpe, *_ = all_runs(made)
+    training = cpe.variant.training.model_copy(update={"zero_peg": True})
+    quiet = dataclasses.replace(cpe.variant, training=training)
+    data = made.place.data(0)
+    loud = made.place.network(cpe, data)
+    pegs = {name for name, module in loud.named_modules() if isinstance(module, PEG)}
+    weights = made.place.network(dataclasses.replace(cpe, variant=quiet), data).state_dict()
+    assert pegs
+    for name, value in loud.state_dict().items():
+        silent = name.removesuffix(".weight") in pegs
+        assert torch.equal(weights[name], torch.zeros_like(value) if silent else value), name
+    assert "zero_peg" not in cpe.variant.training.substance
+    assert training.substance["zero_peg"]
+    assert made.place.identity(quiet, 0) != made.place.identity(cpe.variant, 0)
 
 
 def test_variants_of_a_seed_see_the_same(
