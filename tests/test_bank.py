@@ -184,6 +184,15 @@ def test_a_larger_bank_begins_with_the_smaller_one() -> None:
         assert members(space, cost_in(space), strata, count) == large[:count]
 
 
+@pytest.mark.parametrize("bank", ["svt-micro", "families-micro"])
+def test_shipped_banks_can_grow(bank: str) -> None:
+    """Their recipes still draw the networks that they hold."""
+    recipe = shipped_files("experiments")[f"bank_{bank.split('-')[0]}"]
+    drawn, held = plan_bank(read(recipe)).drawn(1, 10)[1], load(bank)
+    assert [one.arch for one in drawn] == list(held.archs)
+    assert [one.part == PARTS[1] for one in drawn] == held.held_out_A.tolist()
+
+
 def test_a_space_can_be_exhausted(plan: BankPlan) -> None:
     """All of its networks are found, and no more."""
     space, of = plan.space, cost_in(plan.space)

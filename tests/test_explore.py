@@ -279,7 +279,7 @@ def rows_of(space: SearchSpace, gain: float) -> list[Scored]:
         arch = space.sample(rng)
         top1 = 60 + gain * (arch.stages[2].depth - 1) + rng.gauss(0, 1)
         about = (number, 0, "", arch, f"{space.key(arch)}/{number}", 1, 1)
-        rows.append(Scored(*about, top1, 1.0, 100, 1.0, False, True))
+        rows.append(Scored(*about, top1, 1.0, 1.0, 100, 1.0, False, True))
     return rows
 
 

@@ -27,7 +27,7 @@ RANKS = {
         *["truth", "agreement"],
         *["provenance", "store", "tracking", "onnx_export"],
     ],
-    6: ["training", "deployable", "proxies"],
+    6: ["training", "deployable", "proxies", "prior"],
     7: ["tuning"],
     8: ["ablation", "effects", "banks", "supernets"],
     9: ["report"],

@@ -215,6 +215,50 @@ def test_members_are_tuned_where_that_is_asked(
         run(here, monkeypatch, *BOTH, "--calibrate-steps", "-1")
 
 
+def test_losses_are_moved_by_zen_scores_where_that_is_asked(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A headline of its own; the scores that it moves stay, and none is computed twice."""
+    few = ("--proxy-seeds", "1", "--proxy-images", "8", "--name", "moved")
+    run(here, monkeypatch, *BOTH, *few)
+    before = read(here / "runs" / "moved" / "scores.csv")
+    run(here, monkeypatch, *BOTH, *few, "--zen-weight", "0.5")
+    said = capsys.readouterr().out
+    assert "supernet loss and Zen *" in said and "supernet loss and Zen - params" in said
+    after = read(here / "runs" / "moved" / "scores.csv")
+    assert after[: len(before)] == before
+    added = after[len(before) :]
+    assert sum(line["score"] == "deviation" for line in added) == 2
+    networks = read(here / "runs" / "moved" / "networks.csv")
+    for line in networks:
+        moved = float(line["supernet loss and Zen"]) - float(line["supernet loss"])
+        each = [float(line[f"supernet loss, {name}"]) for name in ("one", "two")]
+        assert moved != 0 and float(line["supernet loss"]) == pytest.approx(np.mean(each))
+    # One unit a supernet, so what all moves have in common is the Zen-score.
+    moves = np.array(
+        [
+            [
+                float(line[f"supernet loss and Zen, {name}"])
+                - float(line[f"supernet loss, {name}"])
+                for line in networks
+            ]
+            for name in ("one", "two")
+        ]
+    )
+    assert np.corrcoef(moves)[0, 1] == pytest.approx(1)
+
+    def never(*_: object) -> None:
+        raise AssertionError("scored anew")
+
+    monkeypatch.setattr("twins_nas.ranking.evaluate", never)
+    monkeypatch.setattr("twins_nas.ranking.ZenScore.__call__", never)
+    run(here, monkeypatch, *BOTH, *few, "--zen-weight", "0.5")
+    with pytest.raises(UserError, match="--zen-weight needs at least 0"):
+        run(here, monkeypatch, *BOTH, "--zen-weight", "-1")
+    with pytest.raises(UserError, match="--score adjusted: a run has no zen_weight"):
+        run(here, monkeypatch, *BOTH, "--score", "adjusted")
+
+
 def test_what_the_user_can_mend(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sentence for each, before anything is scored."""
     one = ("--supernet", "one", "--bank")

@@ -94,6 +94,7 @@ def make_scored(space: SearchSpace, count: int, seeds: Sequence[int]) -> list[Sc
                     size.params,
                     top1,
                     0.3,
+                    0.3,
                     N_VAL,
                     0.4,
                     bool(name) and search_seed > seeds[0],
@@ -213,6 +214,14 @@ def test_the_summary_counts_what_holds_on_test(rows: list[FrontRow]) -> None:
     assert "n = 1,500 validation and n = 2,000 test" in text
     untested = [replace(row, test_top1=None, n_test=0, on_test_front=False) for row in rows]
     assert "The test images were not read." in summary(untested)
+
+
+def test_the_front_is_what_the_objectives_chose(rows: list[FrontRow]) -> None:
+    """Where a search said so, top-1 does not tell who is on its front."""
+    ordered = by_macs(rows)
+    chosen = [replace(row, chosen=at % 2 == 0) for at, row in enumerate(ordered)]
+    assert val_front(chosen) == [row for row in chosen if row.chosen] != val_front(rows)
+    assert len(val_front(chosen)) == (len(rows) + 1) // 2
 
 
 def test_the_plain_table(rows: list[FrontRow]) -> None:

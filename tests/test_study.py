@@ -184,7 +184,7 @@ def test_no_network_is_scored_twice_in_a_run(tmp_path: Path) -> None:
 
     def score(arch: ArchConfig) -> Score:
         scored.append(SPACE.key(arch))
-        return Score(float(len(SPACE.key(arch)) % 50), 1.0, 10, 0.1)
+        return Score(float(len(SPACE.key(arch)) % 50), 1.0, 1.0, 10, 0.1)
 
     rows: list[Scored] = []
     for number in (0, 1):
@@ -206,7 +206,7 @@ def test_a_network_under_way_is_waited_for(tmp_path: Path) -> None:
     study = SearchStudy(tmp_path / "good", search, 0)
     step = study.advance()
     assert [asked.number for asked in step.to_score] == [0] and not step.told
-    study.record(0, Score(50, 1, 10, 0.1))
+    study.record(0, Score(50, 1, 1, 10, 0.1))
     assert [row.cached for row in study.advance().told] == [False] + [True] * 8
     bad = SearchStudy(tmp_path / "bad", search, 0)
     assert len(tell(bad, lambda arch: "it is bad")) == 9
@@ -216,8 +216,8 @@ def test_a_network_under_way_is_waited_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("outcome", "reason"),
     [
-        (Score(50, float("nan"), 10, 0.1), "its loss is nan"),
-        (Score(float("inf"), 1, 10, 0.1), "its top1 is inf"),
+        (Score(50, float("nan"), 1, 10, 0.1), "its loss is nan"),
+        (Score(float("inf"), 1, 1, 10, 0.1), "its top1 is inf"),
         ("RuntimeError: boom", "RuntimeError: boom"),
     ],
 )
@@ -250,15 +250,28 @@ def test_a_recorded_score_outlives_the_process_before_it_is_told(tmp_path: Path)
     search = asked_for("nsga2", 20)
     study = SearchStudy(tmp_path, search, 0)
     first = study.advance().to_score
-    study.record(1, Score(77, 1, 10, 0.1))
+    study.record(1, Score(77, 1, 1, 10, 0.1))
     study.close()
     again = SearchStudy(tmp_path, search, 0)
     step = again.advance()
     assert step.to_score == [asked for asked in first if asked.number != 1] and not step.told
-    again.record(0, Score(66, 1, 10, 0.1))
+    again.record(0, Score(66, 1, 1, 10, 0.1))
     told = again.advance().told
     assert [row.top1 for row in told if isinstance(row, Scored)] == [66, 77]
     again.close()
+
+
+def test_scores_of_before_there_were_priors_are_kept(tmp_path: Path) -> None:
+    """A journal whose scores have no `adjusted` is read as it was: nothing moved the loss."""
+    search = asked_for("nsga2", 12)
+    whole = run(tmp_path, search)
+    path = journal_path(tmp_path, 0)
+    lines = path.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if '"user_attr":{"adjusted"' not in line.replace(" ", "")]
+    assert len(kept) < len(lines)
+    path.write_text("".join(kept))
+    again = SearchStudy.look(tmp_path, search, 0)
+    assert again is not None and again.scored == whole.scored
 
 
 def test_more_trials_may_be_asked_for_later(tmp_path: Path) -> None:

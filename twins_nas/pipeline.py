@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -27,6 +28,7 @@ from twins_nas.layer_cost import Cost
 from twins_nas.model.backbone import Backbone, initialise
 from twins_nas.model.separate import supernet_of
 from twins_nas.model.transfer import from_timm_state, inherit
+from twins_nas.prior import REFERENCE, Prior, ZenScore, reference
 from twins_nas.progress import Line, phase
 from twins_nas.provenance import command, git_commit, machine
 from twins_nas.recipes import SearchRecipe
@@ -166,10 +168,11 @@ class Pipeline:
             data.val,
             data.mean,
             data.std,
-            str(self.device) if self.settings.local else self.device.type,
+            self.scoring_device,
             threads=0 if self.settings.local else 1,
             calibration=self.calibration,
             recipe=recipe.supernet,
+            prior=self.prior(model) if len(known) < recipe.trials * recipe.seeds else None,
         )
         with phase("search", recipe.trials * recipe.seeds, "trial", len(known)) as line:
             best = max((row.top1 for row in known), default=0.0)
@@ -190,6 +193,26 @@ class Pipeline:
         """What is done to a network before it is scored."""
         return Calibration.of(self.data, self.recipe.supernet, self.recipe.seed)
 
+    @property
+    def scoring_device(self) -> str:
+        """Where a process scores networks; Ray says which of several GPUs is its own."""
+        return str(self.device) if self.settings.local else self.device.type
+
+    def prior(self, model: Backbone) -> Prior | None:
+        """What moves the losses of members, where the recipe asks for it."""
+        weight, data = self.recipe.supernet.zen_weight, self.data
+        if not weight:
+            return None
+        size, device = self.space.input_size, self.scoring_device
+        zen_of = ZenScore(size, data.in_chans, data.num_classes, device)
+        zens, losses = [], []
+        with phase("reference members", REFERENCE, "network") as line:
+            for arch in reference(self.space):
+                zens.append(zen_of(arch))
+                losses.append(evaluate(model, data.val, data.mean, data.std, arch).loss)
+                line.advance(1)
+        return Prior.measured(weight, zen_of, zens, statistics.pstdev(losses))
+
     def images_and_weights(self, model: Backbone) -> str:
         """What scores with inherited weights are of."""
         digest = hashlib.sha256()
@@ -200,7 +223,10 @@ class Pipeline:
     def context(self, model: Backbone) -> str:
         """What the scores of the search are of: images, weights, and what is done to them."""
         said = self.images_and_weights(model)
-        return f"{said}, {self.calibration.words}" if self.calibration else said
+        if self.calibration:
+            said += f", {self.calibration.words}"
+        weight = self.recipe.supernet.zen_weight
+        return f"{said}, adjusted by Zen-scores, weight {weight:g}" if weight else said
 
     def resources(self, payload: Payload) -> Resources:
         """Evaluators for Ray: one a core, or two that share the GPU, unless the recipe says."""
@@ -219,6 +245,7 @@ class Pipeline:
         found = front(scored, self.recipe.objectives)
         named = {row.key: row for row in reversed(scored) if row.name}
         chosen = {row.key: row for row in [*found, *named.values()]}
+        kept = {row.key for row in found}
         seeds: dict[str, set[int]] = {}
         for row in scored:
             seeds.setdefault(row.key, set()).add(row.seed)
@@ -239,6 +266,7 @@ class Pipeline:
                         n_val=row.n,
                         test_top1=score.top1,
                         n_test=score.n,
+                        chosen=row.key in kept,
                         name=name,
                         seeds=tuple(sorted(seeds[key])),
                     )

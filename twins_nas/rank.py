@@ -43,9 +43,9 @@ def parser() -> argparse.ArgumentParser:
     add("--images", type=int, metavar="N", help="validation images of a score (default: all)")
     add(
         "--score",
-        choices=("loss", "top1"),
-        default="loss",
-        help="the headline; both are told (default: loss, which is finer)",
+        choices=("loss", "top1", "adjusted"),
+        help="the headline; all are told (default: adjusted, the loss moved by Zen-scores, where"
+        " the runs have a zen_weight; else loss, which is finer than top1)",
     )
     add("--bins", type=int, default=4, metavar="N", help="bins of MACs (default: 4)")
     add(
@@ -53,6 +53,12 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         metavar="N",
         help="batches that a member is tuned on, alone, before it is scored (default: the run's)",
+    )
+    add(
+        "--zen-weight",
+        type=float,
+        metavar="W",
+        help="how far Zen-scores move the loss of a member (default: as the runs say)",
     )
     add(
         "--proxy-images",
@@ -97,7 +103,7 @@ def checked(args: argparse.Namespace) -> None:
         value, least = getattr(args, name), 2 if name == "proxy_images" else 1
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} needs at least {least}.")
-    for name in ("seed", "calibrate_steps"):
+    for name in ("seed", "calibrate_steps", "zen_weight"):
         if (getattr(args, name) or 0) < 0:
             raise UserError(f"--{name.replace('_', '-')} needs at least 0.")
 
@@ -146,11 +152,18 @@ def main() -> int:
     strange = [said for _, space, *_ in opened for said in strangers(space, truth)]
     if strange:
         raise UserError("\n".join(f"{said}." for said in dict.fromkeys(strange)))
+    weights = [
+        recipe.supernet.zen_weight if args.zen_weight is None else args.zen_weight
+        for _, _, recipe, _ in opened
+    ]
+    if args.score == "adjusted" and not all(weights):
+        raise UserError("--score adjusted: a run has no zen_weight; give one by --zen-weight 0.5.")
     asked = Asked(
         images=args.images,
         headline=args.score,
         bins=args.bins,
         calibrate_steps=args.calibrate_steps,
+        zen_weight=args.zen_weight,
         proxy_images=args.proxy_images,
         proxy_seeds=args.proxy_seeds,
         seed=args.seed,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -31,6 +32,7 @@ from twins_nas.evaluate import evaluate
 from twins_nas.files import told, write_bytes, write_csv, write_text
 from twins_nas.model.backbone import Backbone
 from twins_nas.model.separate import supernet_of
+from twins_nas.prior import REFERENCE, Prior, ZenScore, reference
 from twins_nas.progress import phase
 from twins_nas.provenance import command, git_commit, machine
 from twins_nas.proxies import PROXIES, Batch, score
@@ -47,7 +49,12 @@ from twins_nas.training.device import device_of
 from twins_nas.truth import Truth
 
 EXPERIMENT = "rank"
-WORDS = {"top1": "supernet top-1", "loss": "supernet loss"}
+WORDS = {
+    "top1": "supernet top-1",
+    "loss": "supernet loss",
+    "adjusted": "supernet loss and Zen",
+}
+SIGNS = {"top1": 1.0, "loss": -1.0, "adjusted": -1.0}
 COLUMNS = ("of", "score", "key", "value")
 
 
@@ -55,17 +62,20 @@ COLUMNS = ("of", "score", "key", "value")
 class Asked:
     """What a command asks for, besides supernets and bank.
 
-    `images` of the validation part score a member; None: all. `headline` is top1 or loss. Proxies
-    take `proxy_images` of the training part and the mean over `proxy_seeds` initial weights.
-    Members are tuned for `calibrate_steps` before they are scored; None: as each recipe says.
+    `images` of the validation part score a member; None: all. `headline` is top1, loss or adjusted;
+    None: adjusted where all supernets have a `zen_weight`, else loss. Proxies take `proxy_images`
+    of the training part and the mean over `proxy_seeds` initial weights. Members are tuned for
+    `calibrate_steps` before they are scored, and their losses moved by Zen-scores of `zen_weight`;
+    None: as each recipe says.
     """
 
     images: int | None = None
-    headline: str = "loss"
+    headline: str | None = None
     bins: int = 4
     proxy_images: int = 64
     proxy_seeds: int = 3
     calibrate_steps: int | None = None
+    zen_weight: float | None = None
     seed: int = 0
     device: str | None = None
     data_root: str | None = None
@@ -143,7 +153,7 @@ class Ranking:
         with tracker.start(self.folder.name, self.params) as run:
             book = Book(self.folder / "scores.csv")
             scores = [*self.inherited(book), *self.proxies(book)]
-            headline = WORDS[self.asked.headline]
+            headline = WORDS[self.headline]
             rng = np.random.default_rng(self.asked.seed)
             found = findings(self.truth, scores, headline, self.asked.bins, rng)
             self.report(found, scores, run)
@@ -183,14 +193,14 @@ class Ranking:
 
     def inherited(self, book: Book) -> list[Scores]:
         """Accuracy and negative loss with inherited weights, of all supernets and of each."""
-        every: dict[str, list[list[float]]] = {name: [] for name in WORDS}
+        every: dict[str, list[list[float]]] = {name: [] for name in self.told}
         for one in self.supernets:
             for name, values in self.members(one, book).items():
                 every[name].append(values)
-        signs, several = {"top1": 1.0, "loss": -1.0}, len(self.supernets) > 1
+        several = len(self.supernets) > 1
         found = []
-        for name in sorted(WORDS, key=lambda name: name != self.asked.headline):
-            values_MN = signs[name] * np.array(every[name])
+        for name in sorted(self.told, key=lambda name: name != self.headline):
+            values_MN = SIGNS[name] * np.array(every[name])
             found.append(Scores(WORDS[name], SUPERNET, values_MN))
             for one, values_N in zip(self.supernets, values_MN if several else (), strict=False):
                 found.append(Scores(f"{WORDS[name]}, {one.name}", EACH, values_N[None]))
@@ -206,7 +216,8 @@ class Ranking:
             of += f", {calibration.words}"
         keys = [one.space.key(arch) for arch in self.truth.archs]
         done = sum(book.has(of, "loss", key) for key in keys)
-        missing = done < len(keys)
+        asks = "adjusted" in self.told and not book.has(of, "deviation", "reference members")
+        missing = done < len(keys) or asks
         model = trained(one.folder, one.space, one.recipe, data, self.device) if missing else None
         with phase(f"scores of {one.name}", len(keys), "network", done) as line:
             for arch, key in zip(self.truth.archs, keys, strict=True):
@@ -215,12 +226,68 @@ class Ranking:
                     score = evaluate(subject, images, data.mean, data.std, arch)
                     book.put(of, key, {"top1": score.top1, "loss": score.loss})
                     line.advance()
-        return {name: book.get(of, name, keys) for name in WORDS}
+        found = {name: book.get(of, name, keys) for name in self.told if name != "adjusted"}
+        if "adjusted" in self.told:
+            if model is not None and asks:
+                losses = self.reference_losses(one, model, data, images)
+                book.put(of, "reference members", {"deviation": statistics.pstdev(losses)})
+            deviation = book.get(of, "deviation", ["reference members"])[0]
+            zen_of = ZenScore(
+                one.space.input_size, data.in_chans, data.num_classes, str(self.device)
+            )
+            found["adjusted"] = self.adjusted(one, zen_of, book, deviation, found["loss"])
+        return found
+
+    def reference_losses(
+        self, one: Supernet, model: Backbone, data: ImageData, images: ImageSet
+    ) -> list[float]:
+        """The losses of the members that set the unit of a prior."""
+        losses = []
+        with phase(f"reference members of {one.name}", REFERENCE, "network") as line:
+            for arch in reference(one.space):
+                losses.append(evaluate(model, images, data.mean, data.std, arch).loss)
+                line.advance()
+        return losses
+
+    def adjusted(
+        self,
+        one: Supernet,
+        zen_of: ZenScore,
+        book: Book,
+        deviation: float,
+        losses: Sequence[float],
+    ) -> list[float]:
+        """The losses of the bank's networks, moved by their Zen-scores as a search moves them."""
+        of = f"Zen-scores of priors, {zen_of.in_chans} channels, {zen_of.input_size}"
+        keys = {one.space.key(arch): arch for arch in self.truth.archs}
+        others = {one.space.key(arch): arch for arch in reference(one.space)}
+        wanted = keys | others
+        left = {key: arch for key, arch in wanted.items() if not book.has(of, "zen", key)}
+        with phase("Zen-scores", len(wanted), "network", len(wanted) - len(left)) as line:
+            for key, arch in left.items():
+                book.put(of, key, {"zen": zen_of(arch)})
+                line.advance()
+        zens = book.get(of, "zen", [one.space.key(arch) for arch in reference(one.space)])
+        prior = Prior.measured(self.recipe_of(one).zen_weight, zen_of, zens, deviation)
+        own = book.get(of, "zen", [one.space.key(arch) for arch in self.truth.archs])
+        return [prior.moved(loss, score) for loss, score in zip(losses, own, strict=True)]
 
     def recipe_of(self, one: Supernet) -> SupernetRecipe:
-        """The training of a supernet, and of its members before they are scored."""
-        steps, recipe = self.asked.calibrate_steps, one.recipe.supernet
-        return recipe if steps is None else recipe.model_copy(update={"calibrate_steps": steps})
+        """The training of a supernet, and what its members' scores are."""
+        asked = {name: getattr(self.asked, name) for name in ("calibrate_steps", "zen_weight")}
+        given = {name: value for name, value in asked.items() if value is not None}
+        return one.recipe.supernet.model_copy(update=given)
+
+    @property
+    def told(self) -> list[str]:
+        """The scores that are told of every supernet."""
+        moved = all(self.recipe_of(one).zen_weight for one in self.supernets)
+        return [name for name in WORDS if moved or name != "adjusted"]
+
+    @property
+    def headline(self) -> str:
+        """The score that answers."""
+        return self.asked.headline or ("adjusted" if "adjusted" in self.told else "loss")
 
     def proxies(self, book: Book) -> list[Scores]:
         """The zero-cost proxies of all networks, on training images of the first supernet."""
@@ -267,7 +334,7 @@ class Ranking:
             notes=notes,
         )
         top = next(one for one in scores if one.name == found.headline)
-        figure = report.scatter(found, top, self.asked.headline == "loss")
+        figure = report.scatter(found, top, SIGNS[self.headline] < 0)
         columns, lines = report.networks(found, scores)
         write_csv(folder / "rank.csv", report.CSV, report.lines(found))
         write_csv(folder / "networks.csv", columns, lines)

@@ -16,7 +16,7 @@ from twins_nas.yaml_nodes import write
 
 MOST = 10**15
 MOST_SEED = 2**32 - 1
-QUALITIES = ("top1", "loss")
+QUALITIES = ("top1", "loss", "adjusted")
 COSTS = ("macs", "params")
 
 FOLDER = "imagefolder:"
@@ -42,7 +42,7 @@ UNREAD = (3, 10)
 """The same of an image folder, before anybody has looked into it."""
 
 WEIGHTS = (".safetensors", ".pth", ".pt")
-Objective = Literal["top1", "loss", "macs", "params"]
+Objective = Literal["top1", "loss", "adjusted", "macs", "params"]
 Switch = Annotated[bool, Field(strict=True)]
 
 
@@ -218,11 +218,16 @@ class SupernetRecipe(TrainingRecipe):
     calibrate_steps: Annotated[int, whole(0, 10_000)] = Field(
         default=0, description="batches that a network is tuned on, alone, before it is scored"
     )
+    zen_weight: Annotated[float, number(0, 10)] = Field(
+        default=0.0,
+        description="how far the Zen-score of a network's own first weights moves its loss, in the"
+        " objective `adjusted`; in deviations of the loss for one of the Zen-score",
+    )
 
     @property
     def substance(self) -> dict[str, Any]:
-        """What a result depends on."""
-        return self.model_dump(exclude={"checkpoint_seconds"})
+        """What a training depends on; `zen_weight` is of scores alone."""
+        return self.model_dump(exclude={"checkpoint_seconds", "zen_weight"})
 
     @model_validator(mode="after")
     def _weight_of_a_teacher(self) -> Self:
@@ -310,7 +315,7 @@ class SearchRecipe(Model):
 
     objectives: tuple[Objective, ...] = Field(
         default=("top1", "macs"),
-        description="what the front trades: top1 up, loss, macs and params down",
+        description="what the front trades: top1 up; loss, adjusted, macs and params down",
     )
     trials: Annotated[int, whole(3, 1_000_000)] = Field(
         default=300, description="networks that one search evaluates"
@@ -354,6 +359,13 @@ class SearchRecipe(Model):
             allowed = f"4 to {trials}" if trials >= 4 else "a sampler other than nsga2"
             raise problem_at(("population",), sampler.population, said, allowed)
         return sampler
+
+    @model_validator(mode="after")
+    def _something_to_adjust_by(self) -> Self:
+        if "adjusted" in self.objectives and not self.supernet.zen_weight:
+            said = "adjusted is the loss moved by Zen-scores, and `supernet.zen_weight` is 0"
+            raise problem_at(("objectives",), "adjusted", said, "loss, or a zen_weight above 0")
+        return self
 
     def dump(self) -> str:
         """The YAML text that `load_recipe` reads as this recipe, its defaults written out."""

@@ -49,7 +49,9 @@ def parser() -> argparse.ArgumentParser:
 
 def alone(recipe: SearchRecipe, epochs: int | None, seeds: int) -> RunsRecipe:
     """The recipe of a search's networks, each trained alone, as the supernet was."""
-    shared = recipe.supernet.model_dump(include=set(TrainingRecipe.model_fields))
+    # PEGs that begin as nothing serve what shares weights; alone they cost accuracy (docs/LOG.md).
+    alike = set(TrainingRecipe.model_fields) - {"zero_peg"}
+    shared = recipe.supernet.model_dump(include=alike)
     shared |= {} if epochs is None else {"epochs": epochs}
     if recipe.supernet.drop_path_for == "largest":
         shared["drop_path"] = 0.0

@@ -143,7 +143,8 @@ class Alone:
         if result.status == "failed":
             return result.reason
         assert result.val_top1 is not None and result.val_loss is not None
-        return Score(result.val_top1, result.val_loss, result.n_val, result.seconds)
+        top1, loss = result.val_top1, result.val_loss
+        return Score(top1, loss, loss, result.n_val, result.seconds)
 
     def run(self, arch: ArchConfig, seed: int) -> Run:
         """The run of a network on a seed; its files have the network's key in their names."""

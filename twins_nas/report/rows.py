@@ -21,6 +21,8 @@ class FrontRow:
 
     Accuracies are in percent of `n_val` and `n_test` images; `seeds` are those of the searches that
     found it; `on_test_front` says that no other row beats it in both MACs and test accuracy.
+    `chosen` says whether it is on the front of the search's objectives; None: MACs and validation
+    accuracy tell.
     """
 
     arch: ArchConfig
@@ -33,6 +35,7 @@ class FrontRow:
     name: str = ""
     seeds: tuple[int, ...] = ()
     on_test_front: bool = False
+    chosen: bool | None = None
 
     @property
     def val_interval(self) -> tuple[float, float]:
@@ -75,7 +78,9 @@ def on_front(points: Sequence[tuple[float, float]]) -> list[bool]:
 
 def val_front(rows: Sequence[FrontRow]) -> list[FrontRow]:
     """The rows on the validation front, by MACs."""
-    on = on_front([(row.macs, row.val_top1) for row in rows])
+    on = [row.chosen for row in rows]
+    if None in on:
+        on = list(on_front([(row.macs, row.val_top1) for row in rows]))
     return sorted((row for row, is_on in zip(rows, on, strict=True) if is_on), key=lambda r: r.macs)
 
 
@@ -112,7 +117,7 @@ def summary(rows: Sequence[FrontRow]) -> list[str]:
         held = sum(row.on_test_front for row in tested)
         said.append(
             f"{held} of {len(tested)} stay non-dominated on the test images; each was chosen by its"
-            " validation accuracy, so trust the test column."
+            " score on the validation images, so trust the test column."
         )
     else:
         said.append("The test images were not read.")

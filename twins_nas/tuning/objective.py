@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ from twins_nas.data import Images, ImageSet
 from twins_nas.evaluate import evaluate
 from twins_nas.model.backbone import Backbone
 from twins_nas.model.separate import supernet_of
+from twins_nas.prior import Prior
 from twins_nas.recipes import SupernetRecipe
 from twins_nas.space import SearchSpace
 from twins_nas.training.calibrate import Calibration
@@ -31,7 +33,7 @@ class Payload:
 
     `images` are pixels (uint8, BCHW) and labels, or image files that are read batch by batch.
     `threads` of each evaluator on the CPU; 0 leaves torch its own. `calibration` is done to each
-    network before. `recipe` says what the networks of the supernet share.
+    network before, `prior` moves its loss. `recipe` says what the supernet's networks share.
     """
 
     space: SearchSpace
@@ -46,6 +48,7 @@ class Payload:
     threads: int = 1
     calibration: Calibration | None = None
     recipe: SupernetRecipe = _SHARED
+    prior: Prior | None = None
 
     @classmethod
     def of(
@@ -59,13 +62,23 @@ class Payload:
         threads: int = 1,
         calibration: Calibration | None = None,
         recipe: SupernetRecipe = _SHARED,
+        prior: Prior | None = None,
     ) -> Payload:
         """The payload of a trained supernet."""
         weights = {name: value.cpu().numpy() for name, value in model.state_dict().items()}
         held = images.to("cpu").numpy() if isinstance(images, Images) else images
         about = (tuple(mean), tuple(std), model.in_chans, model.num_classes)
         return cls(
-            model.space, weights, held, *about, device, batch_size, threads, calibration, recipe
+            model.space,
+            weights,
+            held,
+            *about,
+            device,
+            batch_size,
+            threads,
+            calibration,
+            recipe,
+            prior,
         )
 
     @property
@@ -96,9 +109,11 @@ def build_evaluator(payload: Payload) -> Evaluator:
     model, images = opened(payload)
 
     def score(arch: ArchConfig) -> Score:
+        start = time.perf_counter()
         subject = payload.calibration(model, arch) if payload.calibration else model
         found = evaluate(subject, images, payload.mean, payload.std, arch, payload.batch_size)
-        return Score(found.top1, found.loss, found.n, found.seconds)
+        adjusted = payload.prior.adjusted(arch, found.loss) if payload.prior else found.loss
+        return Score(found.top1, found.loss, adjusted, found.n, time.perf_counter() - start)
 
     return score
 

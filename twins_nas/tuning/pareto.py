@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from twins_nas.tuning.results import Scored
 from twins_nas.tuning.spec import OBJECTIVES
 
-IDEAL = {"top1": 100.0, "loss": 0.0, "macs": 0.0, "params": 0.0}
+IDEAL = {"top1": 100.0, "loss": 0.0, "adjusted": 0.0, "macs": 0.0, "params": 0.0}
 
 
 class Spread(NamedTuple):

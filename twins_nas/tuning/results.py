@@ -8,12 +8,19 @@ from typing import Any, NamedTuple
 
 from twins_nas.arch import ArchConfig, StageConfig
 
+QUALITIES = ("top1", "loss", "adjusted")
+"""The figures of a score that say how good a network is; each is a finite number."""
+
 
 class Score(NamedTuple):
-    """The figures of an evaluation, as they go between processes and into journals."""
+    """The figures of an evaluation, as they go between processes and into journals.
+
+    `adjusted` is the loss as a `Prior` moves it; without one it is the loss.
+    """
 
     top1: float
     loss: float
+    adjusted: float
     n: int
     seconds: float
 
@@ -29,9 +36,9 @@ class Scored:
     """A scored architecture, `number` counting the trials of its search seed from 0.
 
     `name` says which of the fixed first trials it is (`named_members`); empty: none of them.
-    `top1` in percent and `loss` in nats are those of `n` validation images; `seconds` are those of
-    the evaluation, of the earlier one where the row is `cached`. A row that is not `feasible` is
-    over the budget.
+    `top1` in percent and `loss` in nats are those of `n` validation images, `adjusted` the loss as
+    a `Prior` moves it; `seconds` are those of the evaluation, of the earlier one where the row is
+    `cached`. A row that is not `feasible` is over the budget.
     """
 
     number: int
@@ -43,6 +50,7 @@ class Scored:
     params: int
     top1: float
     loss: float
+    adjusted: float
     n: int
     seconds: float
     cached: bool

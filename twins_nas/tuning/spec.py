@@ -13,7 +13,13 @@ from twins_nas.layer_cost import Cost
 from twins_nas.seeds import SEEDS
 from twins_nas.space import Choice, Encoding, SearchSpace
 
-OBJECTIVES = {"top1": "maximize", "loss": "minimize", "macs": "minimize", "params": "minimize"}
+OBJECTIVES = {
+    "top1": "maximize",
+    "loss": "minimize",
+    "adjusted": "minimize",
+    "macs": "minimize",
+    "params": "minimize",
+}
 SAMPLERS = ("nsga2", "random", "tpe")
 
 CostOf = Callable[[ArchConfig], Cost]

@@ -23,7 +23,7 @@ from twins_nas.space import Encoding, SearchSpace
 from twins_nas.tuning import records
 from twins_nas.tuning.journal import Journal, Log
 from twins_nas.tuning.records import State, StudyRecord, TrialRecord
-from twins_nas.tuning.results import Failed, Score, Scored, Stopped
+from twins_nas.tuning.results import QUALITIES, Failed, Score, Scored, Stopped
 from twins_nas.tuning.spec import Budget, CostOf, StudySpec, check_budget, named_members
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class SearchStudy:
         A figure that is not finite is a reason too.
         """
         if isinstance(outcome, Score):
-            wrong = [word for word in ("top1", "loss") if not math.isfinite(getattr(outcome, word))]
+            wrong = [word for word in QUALITIES if not math.isfinite(getattr(outcome, word))]
             if not wrong:
                 self._journal.append(records.describe(number, outcome._asdict()), durable=True)
             else:
@@ -299,6 +299,8 @@ def _replayed(journal: Journal) -> StudyRecord:
 
 def _score(trial: TrialRecord) -> Score | None:
     figures = trial.user_attrs
+    if "loss" in figures:  # Scores of runs before 2026-11-29 had no prior.
+        figures = {"adjusted": figures["loss"], **figures}
     if not all(name in figures for name in Score._fields):
         return None
     return Score(*(figures[name] for name in Score._fields))

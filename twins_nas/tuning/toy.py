@@ -86,6 +86,7 @@ class Toy:
             }
             total = sum(gain.values()) + sum(w * gain[a] * gain[b] for a, b, w in pairs)
             top1 = 100 / (1 + math.exp(-total / len(names) ** 0.5))
-            return Score(top1, -math.log(top1 / 100), 1000, self.seconds)
+            loss = -math.log(top1 / 100)
+            return Score(top1, loss, loss, 1000, self.seconds)
 
         return score
