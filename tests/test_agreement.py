@@ -58,6 +58,20 @@ def found_of(truth: Truth, *scores: Scores, bins: int = 3) -> Findings:
     return findings(truth, scores, scores[0].name, bins, rng(), draws=400)
 
 
+def test_the_headline_is_compared_with_the_other_scores() -> None:
+    """On the same resamples: where both are one score, nothing is between them."""
+    truth, perfect_N = made()
+    runs_MN = perfect_N + 0.3 * rng(3).normal(size=(3, 24))
+    noisy_MN = perfect_N + 2.0 * rng(5).normal(size=(3, 24))
+    others = [Scores("same", SUPERNET, runs_MN), Scores("noisy", SUPERNET, noisy_MN)]
+    found = found_of(truth, Scores("loss", SUPERNET, runs_MN), *others)
+    between = {row.name: row.figures["tau"] for row in found.differences[-2:]}
+    assert list(between) == ["loss - same", "loss - noisy"]
+    same, noisy = between.values()
+    assert same.value == same.interval.low == same.interval.high == 0
+    assert noisy.interval.low > 0
+
+
 def test_every_ranking_has_figures_with_intervals() -> None:
     """Supernets of three seeds, a proxy, MACs, params and chance; and differences of the first."""
     truth, perfect_N = made()

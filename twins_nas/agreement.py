@@ -177,7 +177,8 @@ def findings(
 ) -> Findings:
     """The figures of all scores, and the differences of the supernet's from those of size.
 
-    MACs, params and random rankings are added to the scores. No run of the truth may be missing.
+    And those of its headline from its other scores. MACs, params and random rankings are added to
+    the scores. No run of the truth may be missing.
 
     Raises:
         UserError: too few networks for figures, or for so many bins; a truth without an order.
@@ -207,6 +208,12 @@ def findings(
         for row in rows
         for rival in rivals
         if row.kind == SUPERNET and row.figures and rival.name in known
+    ]
+    best = known.get(headline)
+    differences += [
+        _difference(best, row)
+        for row in known.values()
+        if best and row.kind == SUPERNET and row.name != headline
     ]
     notes = tuple(f"{row.name} is left out: {row.why}" for row in rows if row.why)
     ceiling = ceiling_of(truth.top1_NS, bins_N, rng, draws)

@@ -280,6 +280,7 @@ class Pipeline:
     def report(self, rows: Sequence[FrontRow], scored: Sequence[Scored], run: Run) -> None:
         """The table on the console, and the files in the run's folder and in MLflow."""
         folder, title = self.folder.path, f"{self.space.name} on {self.data.name}"
+        title += ", front by loss and Zen-score" if "adjusted" in self.recipe.objectives else ""
         about = About(
             title=title,
             command=command(),
@@ -289,7 +290,7 @@ class Pipeline:
             commit=git_commit(),
             machine=machine(),
             date=datetime.now().astimezone(),
-            notes=self.spread(scored),
+            notes=(*self.chosen_by(), *self.spread(scored)),
         )
         size = self.space.input_size
         write_front_csv(folder / "front.csv", rows, self.space.key)
@@ -319,6 +320,17 @@ class Pipeline:
         print_front(rows)
         for note in about.notes:
             print(note)
+
+    def chosen_by(self) -> tuple[str, ...]:
+        """What put networks on the front, in a sentence, where accuracies alone do not tell."""
+        if "adjusted" not in self.recipe.objectives:
+            return ()
+        return (
+            "The front was chosen by the loss, moved by Zen-scores of the networks' own first"
+            f" weights (zen_weight {self.recipe.supernet.zen_weight:g}): what sharing hides is how"
+            " a network learns by itself. So its members may have lower inherited accuracies than"
+            " others of equal cost; python -m twins_nas.retrain trains them alone.",
+        )
 
     def spread(self, scored: Sequence[Scored]) -> tuple[str, ...]:
         """How much the searches of several seeds differ, in a sentence; none for one seed."""
