@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -28,7 +27,7 @@ from twins_nas.layer_cost import Cost
 from twins_nas.model.backbone import Backbone, initialise
 from twins_nas.model.separate import supernet_of
 from twins_nas.model.transfer import from_timm_state, inherit
-from twins_nas.prior import REFERENCE, Prior, ZenScore, reference
+from twins_nas.prior import REFERENCE, Prior, ZenScore, loss_deviation, reference
 from twins_nas.progress import Line, phase
 from twins_nas.provenance import command, git_commit, machine
 from twins_nas.recipes import SearchRecipe
@@ -205,13 +204,13 @@ class Pipeline:
             return None
         size, device = self.space.input_size, self.scoring_device
         zen_of = ZenScore(size, data.in_chans, data.num_classes, device)
-        zens, losses = [], []
-        with phase("reference members", REFERENCE, "network") as line:
+        deviation = loss_deviation("reference members", model, data, data.val)
+        zens = []
+        with phase("Zen-scores of reference members", REFERENCE, "network") as line:
             for arch in reference(self.space):
                 zens.append(zen_of(arch))
-                losses.append(evaluate(model, data.val, data.mean, data.std, arch).loss)
                 line.advance(1)
-        return Prior.measured(weight, zen_of, zens, statistics.pstdev(losses))
+        return Prior.measured(weight, zen_of, zens, deviation)
 
     def images_and_weights(self, model: Backbone) -> str:
         """What scores with inherited weights are of."""

@@ -23,7 +23,10 @@ from dataclasses import dataclass
 import torch
 
 from twins_nas.arch import ArchConfig, Grid
-from twins_nas.model.backbone import build, initialise
+from twins_nas.data import ImageData, ImageSet
+from twins_nas.evaluate import evaluate
+from twins_nas.model.backbone import Backbone, build, initialise
+from twins_nas.progress import phase
 from twins_nas.proxies import Batch, zen
 from twins_nas.space import SearchSpace
 
@@ -90,3 +93,13 @@ def reference(space: SearchSpace) -> list[ArchConfig]:
     """`REFERENCE` uniform draws from a space, the same ones always."""
     rng = random.Random(space.fingerprint)
     return [space.sample(rng) for _ in range(REFERENCE)]
+
+
+def loss_deviation(name: str, model: Backbone, data: ImageData, images: ImageSet) -> float:
+    """The standard deviation of the reference members' losses on these images, in nats."""
+    losses = []
+    with phase(name, REFERENCE, "network") as line:
+        for arch in reference(model.space):
+            losses.append(evaluate(model, images, data.mean, data.std, arch).loss)
+            line.advance(1)
+    return statistics.pstdev(losses)

@@ -152,12 +152,6 @@ def main() -> int:
     strange = [said for _, space, *_ in opened for said in strangers(space, truth)]
     if strange:
         raise UserError("\n".join(f"{said}." for said in dict.fromkeys(strange)))
-    weights = [
-        recipe.supernet.zen_weight if args.zen_weight is None else args.zen_weight
-        for _, _, recipe, _ in opened
-    ]
-    if args.score == "adjusted" and not all(weights):
-        raise UserError("--score adjusted: a run has no zen_weight; give one by --zen-weight 0.5.")
     asked = Asked(
         images=args.images,
         headline=args.score,
@@ -172,9 +166,12 @@ def main() -> int:
         download=args.download,
     )
     folder = args.out / (args.name or f"rank-{truth.name}-{args.part}-{supernets[0].name}")
+    ranking = Ranking(folder, supernets, truth, asked, tuple(notes))
+    if ranking.headline not in ranking.told:
+        raise UserError("--score adjusted: a run has no zen_weight; give one by --zen-weight 0.5.")
     with locked(folder, f"Another process ranks in {folder}; give another --name."):
         try:
-            Ranking(folder, supernets, truth, asked, tuple(notes)).run()
+            ranking.run()
         except KeyboardInterrupt:
             raise KeyboardInterrupt("Scores are kept; the same command goes on.") from None
     return 0

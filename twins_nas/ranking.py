@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -32,7 +31,7 @@ from twins_nas.evaluate import evaluate
 from twins_nas.files import told, write_bytes, write_csv, write_text
 from twins_nas.model.backbone import Backbone
 from twins_nas.model.separate import supernet_of
-from twins_nas.prior import REFERENCE, Prior, ZenScore, reference
+from twins_nas.prior import Prior, ZenScore, loss_deviation, reference
 from twins_nas.progress import phase
 from twins_nas.provenance import command, git_commit, machine
 from twins_nas.proxies import PROXIES, Batch, score
@@ -47,6 +46,7 @@ from twins_nas.training.calibrate import Calibration
 from twins_nas.training.checkpoint import load_weights
 from twins_nas.training.device import device_of
 from twins_nas.truth import Truth
+from twins_nas.tuning.spec import OBJECTIVES
 
 EXPERIMENT = "rank"
 WORDS = {
@@ -54,7 +54,7 @@ WORDS = {
     "loss": "supernet loss",
     "adjusted": "supernet loss and Zen",
 }
-SIGNS = {"top1": 1.0, "loss": -1.0, "adjusted": -1.0}
+SIGNS = {name: 1.0 if OBJECTIVES[name] == "maximize" else -1.0 for name in WORDS}
 COLUMNS = ("of", "score", "key", "value")
 
 
@@ -228,49 +228,35 @@ class Ranking:
                     line.advance()
         found = {name: book.get(of, name, keys) for name in self.told if name != "adjusted"}
         if "adjusted" in self.told:
-            if model is not None and asks:
-                losses = self.reference_losses(one, model, data, images)
-                book.put(of, "reference members", {"deviation": statistics.pstdev(losses)})
+            if asks:
+                assert model is not None
+                name = f"reference members of {one.name}"
+                deviation = loss_deviation(name, model, data, images)
+                book.put(of, "reference members", {"deviation": deviation})
             deviation = book.get(of, "deviation", ["reference members"])[0]
-            zen_of = ZenScore(
-                one.space.input_size, data.in_chans, data.num_classes, str(self.device)
-            )
-            found["adjusted"] = self.adjusted(one, zen_of, book, deviation, found["loss"])
+            found["adjusted"] = self.adjusted(one, data, book, deviation, found["loss"])
         return found
 
-    def reference_losses(
-        self, one: Supernet, model: Backbone, data: ImageData, images: ImageSet
-    ) -> list[float]:
-        """The losses of the members that set the unit of a prior."""
-        losses = []
-        with phase(f"reference members of {one.name}", REFERENCE, "network") as line:
-            for arch in reference(one.space):
-                losses.append(evaluate(model, images, data.mean, data.std, arch).loss)
-                line.advance()
-        return losses
-
     def adjusted(
-        self,
-        one: Supernet,
-        zen_of: ZenScore,
-        book: Book,
-        deviation: float,
-        losses: Sequence[float],
+        self, one: Supernet, data: ImageData, book: Book, deviation: float, losses: Sequence[float]
     ) -> list[float]:
         """The losses of the bank's networks, moved by their Zen-scores as a search moves them."""
-        of = f"Zen-scores of priors, {zen_of.in_chans} channels, {zen_of.input_size}"
-        keys = {one.space.key(arch): arch for arch in self.truth.archs}
-        others = {one.space.key(arch): arch for arch in reference(one.space)}
-        wanted = keys | others
+        size = one.space.input_size
+        zen_of = ZenScore(size, data.in_chans, data.num_classes, str(self.device))
+        of = f"Zen-scores of priors, {data.in_chans} channels, {size}"
+        own = [one.space.key(arch) for arch in self.truth.archs]
+        members = reference(one.space)
+        others = [one.space.key(arch) for arch in members]
+        wanted = dict(zip([*own, *others], [*self.truth.archs, *members], strict=True))
         left = {key: arch for key, arch in wanted.items() if not book.has(of, "zen", key)}
         with phase("Zen-scores", len(wanted), "network", len(wanted) - len(left)) as line:
             for key, arch in left.items():
                 book.put(of, key, {"zen": zen_of(arch)})
                 line.advance()
-        zens = book.get(of, "zen", [one.space.key(arch) for arch in reference(one.space)])
-        prior = Prior.measured(self.recipe_of(one).zen_weight, zen_of, zens, deviation)
-        own = book.get(of, "zen", [one.space.key(arch) for arch in self.truth.archs])
-        return [prior.moved(loss, score) for loss, score in zip(losses, own, strict=True)]
+        weight, zens = self.recipe_of(one).zen_weight, book.get(of, "zen", others)
+        prior = Prior.measured(weight, zen_of, zens, deviation)
+        pairs = zip(losses, book.get(of, "zen", own), strict=True)
+        return [prior.moved(loss, score) for loss, score in pairs]
 
     def recipe_of(self, one: Supernet) -> SupernetRecipe:
         """The training of a supernet, and what its members' scores are."""

@@ -8,9 +8,6 @@ from typing import Any, NamedTuple
 
 from twins_nas.arch import ArchConfig, StageConfig
 
-QUALITIES = ("top1", "loss", "adjusted")
-"""The figures of a score that say how good a network is; each is a finite number."""
-
 
 class Score(NamedTuple):
     """The figures of an evaluation, as they go between processes and into journals.

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from twins_nas.arch import ArchConfig
 from twins_nas.errors import UserError
 from twins_nas.layer_cost import Cost
+from twins_nas.recipes import QUALITIES
 from twins_nas.space import Encoding, SearchSpace
 from twins_nas.tuning import records
 from twins_nas.tuning.journal import Journal, Log
 from twins_nas.tuning.records import State, StudyRecord, TrialRecord
-from twins_nas.tuning.results import QUALITIES, Failed, Score, Scored, Stopped
+from twins_nas.tuning.results import Failed, Score, Scored, Stopped
 from twins_nas.tuning.spec import Budget, CostOf, StudySpec, check_budget, named_members
 
 if TYPE_CHECKING:
