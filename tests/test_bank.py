@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -324,6 +325,51 @@ def test_what_a_build_leaves(
     assert np.array_equal(more.held_out_A[:3], found.held_out_A)
     table = run("show", str(folder), "--test")
     assert "test top-1: " in table and "validation top-1" not in table
+
+
+def test_a_bank_grows_from_its_files(
+    run: Command, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its runs are taken as they are, also after a kill; those of another recipe are refused."""
+    run("build", str(recipe), "--archs", "2", "--local")
+    small = load(tmp_path / "runs" / "tiny")
+    shutil.copytree(tmp_path / "runs" / "tiny" / "bank", tmp_path / "files")
+    done: list[str] = []
+    network = Place.network
+
+    def counted(self: Place, run: Run, data: ImageData) -> Backbone:
+        done.append(run.name)
+        return network(self, run, data)
+
+    monkeypatch.setattr(Place, "network", counted)
+    grow = ("--from", str(tmp_path / "files"))
+    out = run("build", str(recipe), "--name", "grown", "--local", *grow)
+    assert "4 of 6 runs are taken from the bank tiny." in out
+    assert sorted({name[:2] + name[-1] for name in done}) == ["020", "021"]
+    grown = load(tmp_path / "runs" / "grown")
+    run("build", str(recipe), "--name", "whole", "--local")
+    whole = load(tmp_path / "runs" / "whole")
+    for found, archs in ((small, slice(2)), (whole, slice(3))):
+        for metric in ("val_top1", "val_loss", "test_top1", "test_loss"):
+            assert np.array_equal(grown.values_AS(metric)[archs], found.values_AS(metric))
+    assert grown.archs == whole.archs and grown.curves == whole.curves
+    assert grown.header.images == whole.header.images
+    told = re.fullmatch(
+        r".* for 2 runs, .*; 4 runs more, of .* of training steps, taken from the bank tiny of .*",
+        grown.header.cost,
+    )
+    assert told
+
+    again = run("build", "--resume", "grown", "--archs", "4", "--local", *grow)
+    assert "0 of 8 runs are taken" in again and "for 4 runs" in load("runs/grown").header.cost
+    for words, said in (
+        (("--epochs", "2"), "it was made by another recipe.*training.epochs: 1, here 2"),
+        (("--from", "svt-micro"), "space: another one"),
+        (("--from", "nowhere"), "nowhere: no folder with a"),
+    ):
+        with pytest.raises(UserError, match=said):
+            run("build", str(recipe), "--name", "other", "--local", *grow, *words)
+    assert not (tmp_path / "runs" / "other").exists()
 
 
 def test_a_bank_is_read_as_it_was_written(tmp_path: Path, plan: BankPlan) -> None:

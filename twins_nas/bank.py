@@ -16,6 +16,7 @@ from twins_nas.ablation.results import AblationFolder
 from twins_nas.bank_recipe import BANK
 from twins_nas.banks.bank import Bank, load, shipped_banks
 from twins_nas.banks.plan import BankPlan, grown, plan_bank
+from twins_nas.banks.taken import source
 from twins_nas.config import find
 from twins_nas.errors import UserError, exit_with
 from twins_nas.explore_recipe import SPACE
@@ -55,6 +56,12 @@ def _add_build(build: argparse.ArgumentParser) -> None:
     add("--seeds", type=int, metavar="K", help="seeds of each; with --resume: more of them")
     add("--epochs", type=int, metavar="N", help="epochs of each training")
     add("--resume", metavar="RUN", help="go on with a build, by its name or folder")
+    add(
+        "--from",
+        dest="source",
+        metavar="BANK",
+        help="take the runs that this bank of the same recipe has: a name, a folder",
+    )
     add("--retry-failed", action="store_true", help="with --resume: do failed runs again")
     add("--name", help="the bank's name, and its folder's (default: the recipe's, the space's)")
     add(
@@ -145,6 +152,8 @@ def resumed(args: argparse.Namespace) -> Work:
     folder = AblationFolder.locate(args.out, args.resume)
     settings = folder.read_settings()
     plan = plan_bank(read(folder.recipe_file))
+    if args.source:
+        source(args.source, plan)
     if args.archs is not None or args.seeds is not None:
         plan = grown(plan, args.archs, args.seeds)
     if args.write_result:
@@ -167,6 +176,8 @@ def build(args: argparse.Namespace) -> int:
     else:
         document, path = asked(args)
         plan = plan_bank(document)
+        if args.source:
+            source(args.source, plan)
         if args.check:
             _list(plan)
             return 0
@@ -178,7 +189,7 @@ def build(args: argparse.Namespace) -> int:
         from twins_nas.banking import Build
 
         about = (work.folder, work.plan, work.settings, args.retry_failed, args.write_result)
-        Build(*about).run()
+        Build(*about, args.source).run()
     except UserError as error:
         raise UserError(f"{error}\nWhat is finished is kept; go on with: {resume}") from error
     except KeyboardInterrupt:

@@ -33,9 +33,11 @@ from twins_nas.banks.files import (
     write_bank,
 )
 from twins_nas.banks.plan import BankPlan
+from twins_nas.banks.taken import TAKEN, source, take
 from twins_nas.data import ImageData
 from twins_nas.errors import UserError
 from twins_nas.files import write_bytes, write_text
+from twins_nas.progress import duration
 from twins_nas.provenance import command, git_commit, machine
 from twins_nas.report.ablation_plots import as_png
 from twins_nas.report.bank import bank_figure, bank_table, bank_words
@@ -65,6 +67,7 @@ class Build:
     settings: Settings
     retry_failed: bool = False
     into_recipe: bool = False
+    grown_from: str | None = None
 
     def run(self) -> Bank:
         """Does what is not done yet, and reports."""
@@ -77,6 +80,7 @@ class Build:
             labels = [variant.label for variant in engine.variants]
             runs = engine.runs(labels, self.plan.recipe.seeds.numbers)
             self.forget_failed(runs)
+            self.take_over(runs)
             left = any(self.folder.result(run) is None for run in runs)
             with cluster(engine.workers) if engine.workers and left else nullcontext():
                 results = engine.train(runs)
@@ -90,8 +94,8 @@ class Build:
                 if test := tests.get((run.variant.label, run.seed)):
                     scores = {"test_top1": test.test_top1, "test_loss": test.test_loss}
                     tracked.add_to_child(run.name, scores)
-            cost = spent(self.place, results, engine.workers.evaluators if engine.workers else 1)
-            self.write(runs, results, tests, cost)
+            at_once = engine.workers.evaluators if engine.workers else 1
+            self.write(runs, results, tests, self.cost(results, at_once))
             bank = load(self.folder.path / "bank")
             self.report(bank, tracked)
         print(
@@ -163,11 +167,36 @@ class Build:
             if result is not None and result.status == "failed":
                 self.folder.forget(run)
 
+    def take_over(self, runs: list[Run]) -> None:
+        """Takes runs from the bank that this one is to grow from, if there is one."""
+        if self.grown_from:
+            found = source(self.grown_from, self.plan)
+            count = take(self.folder, runs, *found, self.images)
+            print(f"{count} of {len(runs)} runs are {TAKEN}{found[1].name}.", flush=True)
+
+    @property
+    def images(self) -> BankImages:
+        """The images of the bank; none of them is known to be for tests before those were read."""
+        data = self.data
+        about = {"channels": data.in_chans, "classes": data.num_classes}
+        return BankImages(**about, train=len(data.train), val=len(data.val), test=0)
+
+    def cost(self, results: list[RunResult], at_once: int) -> str:
+        """What the bank's own runs took, and whence the others are, in a sentence."""
+        taken = [result for result in results if result.reason.startswith(TAKEN)]
+        own = spent(self.place, [one for one in results if one not in taken], at_once)
+        parts = [own]
+        for reason in dict.fromkeys(one.reason for one in taken):
+            seconds = [one.seconds for one in taken if one.reason == reason]
+            steps = duration(sum(seconds))
+            parts.append(f"{len(seconds)} runs more, of {steps} of training steps, {reason}")
+        return "; ".join(parts)
+
     def write(self, runs: list[Run], results: list[RunResult], tests: Tests, cost: str) -> None:
         """The files of the bank."""
         import torch
 
-        plan, data = self.plan, self.data
+        plan = self.plan
         strata, members = self.drawn
         header = BankHeader(
             format=FORMAT,
@@ -175,12 +204,8 @@ class Build:
             question=plan.recipe.question,
             seeds=plan.recipe.seeds.numbers,
             strata=strata.edges,
-            images=BankImages(
-                channels=data.in_chans,
-                classes=data.num_classes,
-                train=len(data.train),
-                val=len(data.val),
-                test=max(test.n_test for test in tests.values()),
+            images=self.images.model_copy(
+                update={"test": max(test.n_test for test in tests.values())}
             ),
             training=plan.recipe.training,
             data=plan.recipe.data,

@@ -22,10 +22,10 @@ Curve = tuple[tuple[int, dict[str, float]], ...]
 class RunResult:
     """One training: a variant on a seed.
 
-    `reason` says why it was stopped or failed; `retries` why it was tried again with a halved batch
-    and twice the accumulation. `seconds` are those of its training steps, whatever was killed
-    between; `curve` its metrics by step. Accuracies in percent, losses in nats; `more` are further
-    figures by name.
+    `reason` says why it was stopped or failed, or whence it was taken; `retries` why it was tried
+    again with a halved batch and twice the accumulation. `seconds` are those of its training steps,
+    whatever was killed between; `curve` its metrics by step. Accuracies in percent, losses in nats;
+    `more` are further figures by name.
     """
 
     label: str
