@@ -58,6 +58,7 @@ class Scored:
     params: int
     top1: float
     loss: float
+    adjusted: float
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +163,9 @@ def test_a_parent_run(tracker: Tracker, tmp_path: Path, warnings: list[str]) -> 
     with tracker.start("search", recipe, {"kind": "search"}) as run:
         for step in range(2500):
             run.log({"train/loss": 1.0, "lr": 0.1}, step)
-        run.log_scored(Scored(number, 3, 10 * number, 5, 80.5, 0.5) for number in range(4))
+        run.log_scored(
+            Scored(number, 3, 10 * number, 5, 80.5, 0.5, 0.5 - number) for number in range(4)
+        )
         run.describe("**front**")
         run.artifact(tmp_path / "front.csv")
         run.artifact(tmp_path / "archs", "archs")
@@ -177,6 +180,7 @@ def test_a_parent_run(tracker: Tracker, tmp_path: Path, warnings: list[str]) -> 
     assert found.data.tags[NOTE] == "**front**"
     assert len(curve(tracker, run, "train/loss")) == len(curve(tracker, run, "lr")) == 2500
     assert curve(tracker, run, "search_seed3/macs") == [(n, 10.0 * n) for n in range(4)]
+    assert curve(tracker, run, "search_seed3/adjusted") == [(n, 0.5 - n) for n in range(1, 4)]
     names = [item.path for item in tracker.client.list_artifacts(run.id)]
     assert names == ["archs", "front.csv"]
     copy = tracker.client.download_artifacts(run.id, "archs/base.yaml", str(tmp_path))

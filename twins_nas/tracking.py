@@ -69,6 +69,10 @@ class ScoredLike(Protocol):
     def loss(self) -> float:
         """In nats."""
 
+    @property
+    def adjusted(self) -> float:
+        """The loss as a prior moves it; the loss itself without one."""
+
 
 class _Point(NamedTuple):
     """One value of one curve, in the order of the fields of MLflow's `Metric`."""
@@ -229,6 +233,8 @@ class Run:
             curve = f"search_seed{row.seed}"
             values = {f"{curve}/top1": row.top1, f"{curve}/loss": row.loss}
             values |= {f"{curve}/macs": row.macs, f"{curve}/params": row.params}
+            if math.isfinite(row.adjusted) and row.adjusted != row.loss:
+                values[f"{curve}/adjusted"] = row.adjusted
             self.log(values, row.number)
 
     def tag(self, tags: Mapping[str, str]) -> None:
