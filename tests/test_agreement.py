@@ -115,6 +115,8 @@ def test_how_far_supernets_agree_with_each_other() -> None:
     pairs = [(a, b) for a in range(24) for b in range(a) if found.bins_N[a] == found.bins_N[b]]
     signs = [np.sign((one_N[a] - one_N[b]) * (other_N[a] - other_N[b])) for a, b in pairs]
     assert within == pytest.approx(np.mean(signs))
+    told = f"of two of these supernets agree with tau {overall:.2f} (one pair), within"
+    assert told in "".join(report.reading(found))
     three = found_of(truth, Scores("loss", SUPERNET, np.array([one_N, other_N, one_N])))
     told = f"{(2 * overall + 1) / 3:.2f} ({overall:.2f} to 1.00 over 3 pairs)"
     assert f"of two of these supernets agree with tau {told}" in "".join(report.reading(three))

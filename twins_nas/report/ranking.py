@@ -116,9 +116,10 @@ def _range(values: Iterable[float]) -> str:
     known = [value for value in values if math.isfinite(value)]
     if not known:
         return "unknown"
-    mean, low, high = sum(known) / len(known), min(known), max(known)
-    pairs = f"{len(known)} pair{'s' if len(known) > 1 else ''}"
-    return f"{mean:.2f} ({low:.2f} to {high:.2f} over {pairs})"
+    mean = sum(known) / len(known)
+    if len(known) == 1:
+        return f"{mean:.2f} (one pair)"
+    return f"{mean:.2f} ({min(known):.2f} to {max(known):.2f} over {len(known)} pairs)"
 
 
 def plain(found: Findings) -> str:
