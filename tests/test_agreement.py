@@ -81,7 +81,17 @@ def test_every_ranking_has_figures_with_intervals() -> None:
     found = found_of(truth, Scores("loss", SUPERNET, runs_MN), *each, proxy)
     rows = {row.name: row for row in found.rows}
     assert list(rows) == [
-        *("loss", "loss, 0", "loss, 1", "loss, 2", "proxy", "MACs", "params", "random")
+        *(
+            "loss",
+            "loss, 0",
+            "loss, 1",
+            "loss, 2",
+            "proxy",
+            "MACs",
+            "params",
+            "MACs x params",
+            "random",
+        )
     ]
     for row in found.rows:
         assert set(row.figures) == {"tau", "within", "rho", "regret1", "regret5"}
@@ -96,7 +106,11 @@ def test_every_ranking_has_figures_with_intervals() -> None:
     assert rows["loss"].figures["tau"].value == pytest.approx(means)
     chance = rows["random"].figures["tau"]
     assert abs(chance.value) < 0.05 and chance.interval.low < -0.15 < 0.15 < chance.interval.high
-    assert [row.name for row in found.differences] == ["loss - MACs", "loss - params"]
+    told = ["loss - MACs", "loss - params", "loss - MACs x params"]
+    assert [row.name for row in found.differences] == told
+    product_N = truth.macs_N.astype(float) * truth.params_N
+    tau_of = scipy.stats.kendalltau(product_N, truth.means_N).statistic
+    assert rows["MACs x params"].figures["tau"].value == pytest.approx(tau_of)
     difference = found.differences[0].figures["tau"]
     assert difference.value == pytest.approx(
         rows["loss"].figures["tau"].value - rows["MACs"].figures["tau"].value

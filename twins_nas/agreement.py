@@ -38,7 +38,7 @@ LEAST = 6
 LEAST_IN_BIN = 3
 RANDOM_RANKINGS = 200
 SUPERNET, EACH, BASELINE = "supernet", "one supernet", "baseline"
-MACS, PARAMS, RANDOM = "MACs", "params", "random"
+MACS, PARAMS, SIZE, RANDOM = "MACs", "params", "MACs x params", "random"
 
 Agreement = Callable[[Vector, Vector], Statistic]
 
@@ -177,8 +177,8 @@ def findings(
 ) -> Findings:
     """The figures of all scores, and the differences of the supernet's from those of size.
 
-    And those of its headline from its other scores. MACs, params and random rankings are added to
-    the scores. No run of the truth may be missing.
+    And those of its headline from its other scores. MACs, params, their product and random
+    rankings are added to the scores. No run of the truth may be missing.
 
     Raises:
         UserError: too few networks for figures, or for so many bins; a truth without an order.
@@ -191,6 +191,8 @@ def findings(
     rivals = [
         Scores(MACS, BASELINE, truth.macs_N[None]),
         Scores(PARAMS, BASELINE, truth.params_N[None]),
+        # The product as a sum of logarithms, which no integer overflows.
+        Scores(SIZE, BASELINE, (np.log(truth.macs_N) + np.log(truth.params_N))[None]),
     ]
     chance = Scores(RANDOM, BASELINE, random_MN)
     # Each resample has one of the random rankings, so that the interval is of a single one.
