@@ -191,8 +191,8 @@ def findings(
     rivals = [
         Scores(MACS, BASELINE, truth.macs_N[None]),
         Scores(PARAMS, BASELINE, truth.params_N[None]),
-        # The product as a sum of logarithms, which no integer overflows.
-        Scores(SIZE, BASELINE, (np.log(truth.macs_N) + np.log(truth.params_N))[None]),
+        # As floats: integers of large networks would overflow.
+        Scores(SIZE, BASELINE, (truth.macs_N.astype(np.float64) * truth.params_N)[None]),
     ]
     chance = Scores(RANDOM, BASELINE, random_MN)
     # Each resample has one of the random rankings, so that the interval is of a single one.
