@@ -182,7 +182,8 @@ class Retraining:
             device = torch.device(self.place.device)
             model = trained(self.searched, self.space, self.search, data, device)
             images = {"val": data.val, "test": data.test()}
-            with phase("tuning", len(every), "network", len(every) - len(left)) as line:
+            total, to_do = (sum(steps for _, steps in some) for some in (every, left))
+            with phase("tuning", total, "step", total - to_do) as line:
                 for one, steps in left:
                     recipe = self.search.supernet.model_copy(update={"calibrate_steps": steps})
                     calibration = Calibration.of(data, recipe, self.search.seed)
@@ -193,7 +194,7 @@ class Retraining:
                         for part in parts
                     }
                     book.put(of, one.variant.label, scores)
-                    line.advance()
+                    line.advance(steps)
         for one, steps in every:
             label = one.variant.label
             val, test = (book.get(of, name(part, steps), [label])[0] for part in parts)
