@@ -251,8 +251,26 @@ def test_losses_are_moved_by_zen_scores_where_that_is_asked(
         raise AssertionError("scored anew")
 
     monkeypatch.setattr("twins_nas.ranking.evaluate", never)
-    monkeypatch.setattr("twins_nas.ranking.ZenScore.__call__", never)
+    monkeypatch.setattr("twins_nas.prior.ZenScore.__call__", never)
     run(here, monkeypatch, *BOTH, *few, "--zen-weight", "0.5")
+    run(here, monkeypatch, *BOTH, *few, "--zen-weight", "0.5", "--size-weight", "1")
+    said = capsys.readouterr().out
+    assert "supernet loss, Zen and size *" in said and "Zen and size, no supernet" in said
+    assert "supernet loss, Zen and size - Zen and size, no supernet" in said
+    assert "supernet loss, Zen and size - supernet loss" in said
+    for line in read(here / "runs" / "moved" / "networks.csv"):
+        # Both hints without a loss, and a loss moved by both, differ by the loss alone.
+        for name in ("one", "two"):
+            moved = float(line[f"supernet loss, Zen and size, {name}"])
+            deviation = next(
+                float(one["value"])
+                for one in read(here / "runs" / "moved" / "scores.csv")
+                if one["score"] == "deviation" and one["of"].startswith(f"{name}, ")
+            )
+            alone = deviation * float(line["Zen and size, no supernet"])
+            assert moved - alone == pytest.approx(float(line[f"supernet loss, {name}"]))
+    with pytest.raises(UserError, match="--size-weight needs at least 0"):
+        run(here, monkeypatch, *BOTH, "--size-weight", "-1")
     with pytest.raises(UserError, match="--zen-weight needs at least 0"):
         run(here, monkeypatch, *BOTH, "--zen-weight", "-1")
     with pytest.raises(UserError, match="--score adjusted: a run has no zen_weight"):

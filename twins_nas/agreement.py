@@ -37,7 +37,7 @@ LEAST = 6
 """Networks below which nothing is told."""
 LEAST_IN_BIN = 3
 RANDOM_RANKINGS = 200
-SUPERNET, EACH, BASELINE = "supernet", "one supernet", "baseline"
+SUPERNET, EACH, PRIOR, BASELINE = "supernet", "one supernet", "prior", "baseline"
 MACS, PARAMS, SIZE, RANDOM = "MACs", "params", "MACs x params", "random"
 
 Agreement = Callable[[Vector, Vector], Statistic]
@@ -177,8 +177,8 @@ def findings(
 ) -> Findings:
     """The figures of all scores, and the differences of the supernet's from those of size.
 
-    And those of its headline from its other scores. MACs, params, their product and random
-    rankings are added to the scores. No run of the truth may be missing.
+    And those of its headline from its other scores and from a prior without a supernet. MACs,
+    params, their product and random rankings are added. No run of the truth may be missing.
 
     Raises:
         UserError: too few networks for figures, or for so many bins; a truth without an order.
@@ -215,7 +215,7 @@ def findings(
     differences += [
         _difference(best, row)
         for row in known.values()
-        if best and row.kind == SUPERNET and row.name != headline
+        if best and row.kind in (SUPERNET, PRIOR) and row.name != headline
     ]
     notes = tuple(f"{row.name} is left out: {row.why}" for row in rows if row.why)
     ceiling = ceiling_of(truth.top1_NS, bins_N, rng, draws)

@@ -27,7 +27,7 @@ from twins_nas.layer_cost import Cost
 from twins_nas.model.backbone import Backbone, initialise
 from twins_nas.model.separate import supernet_of
 from twins_nas.model.transfer import from_timm_state, inherit
-from twins_nas.prior import REFERENCE, Prior, ZenScore, loss_deviation, reference
+from twins_nas.prior import REFERENCE, Hint, Prior, hints_of, loss_deviation, reference
 from twins_nas.progress import Line, phase
 from twins_nas.provenance import command, git_commit, machine
 from twins_nas.recipes import SearchRecipe
@@ -199,18 +199,20 @@ class Pipeline:
 
     def prior(self, model: Backbone) -> Prior | None:
         """What moves the losses of members, where the recipe asks for it."""
-        weight, data = self.recipe.supernet.zen_weight, self.data
-        if not weight:
+        weights, data = self.recipe.supernet.hints, self.data
+        if not weights:
             return None
         size, device = self.space.input_size, self.scoring_device
-        zen_of = ZenScore(size, data.in_chans, data.num_classes, device)
         deviation = loss_deviation("reference members", model, data, data.val)
-        zens = []
-        with phase("Zen-scores of reference members", REFERENCE, "network") as line:
-            for arch in reference(self.space):
-                zens.append(zen_of(arch))
-                line.advance(1)
-        return Prior.measured(weight, zen_of, zens, deviation)
+        hints = []
+        for name, of in hints_of(weights, size, data.in_chans, data.num_classes, device).items():
+            values = []
+            with phase(f"{name} of reference members", REFERENCE, "network") as line:
+                for arch in reference(self.space):
+                    values.append(of(arch))
+                    line.advance(1)
+            hints.append(Hint.measured(of, weights[name], values, deviation))
+        return Prior(tuple(hints))
 
     def images_and_weights(self, model: Backbone) -> str:
         """What scores with inherited weights are of."""
@@ -224,8 +226,9 @@ class Pipeline:
         said = self.images_and_weights(model)
         if self.calibration:
             said += f", {self.calibration.words}"
-        weight = self.recipe.supernet.zen_weight
-        return f"{said}, adjusted by Zen-scores, weight {weight:g}" if weight else said
+        words = {"Zen": "Zen-scores", "size": "size"}
+        moved = [f"{words[key]}, weight {w:g}" for key, w in self.recipe.supernet.hints.items()]
+        return f"{said}, adjusted by {' and '.join(moved)}" if moved else said
 
     def resources(self, payload: Payload) -> Resources:
         """Evaluators for Ray: one a core, or two that share the GPU, unless the recipe says."""
@@ -279,7 +282,8 @@ class Pipeline:
     def report(self, rows: Sequence[FrontRow], scored: Sequence[Scored], run: Run) -> None:
         """The table on the console, and the files in the run's folder and in MLflow."""
         folder, title = self.folder.path, f"{self.space.name} on {self.data.name}"
-        title += ", front by loss and Zen-score" if "adjusted" in self.recipe.objectives else ""
+        if "adjusted" in self.recipe.objectives:
+            title += f", front by {self.recipe.supernet.adjusted_words}"
         about = About(
             title=title,
             command=command(),
@@ -324,11 +328,13 @@ class Pipeline:
         """What put networks on the front, in a sentence, where accuracies alone do not tell."""
         if "adjusted" not in self.recipe.objectives:
             return ()
+        hints = self.recipe.supernet.hints
+        weights = ", ".join(f"{name.lower()}_weight {hints[name]:g}" for name in hints)
         return (
-            "The front was chosen by the loss, moved by Zen-scores of the networks' own first"
-            f" weights (zen_weight {self.recipe.supernet.zen_weight:g}): what sharing hides is how"
-            " a network learns by itself. So its members may have lower inherited accuracies than"
-            " others of equal cost; python -m twins_nas.retrain trains them alone.",
+            f"The front was chosen by {self.recipe.supernet.adjusted_words}: what sharing hides"
+            f" is how a network learns by itself ({weights}; docs/supernet.md). So its members may"
+            " have lower inherited accuracies than others of equal cost; python -m"
+            " twins_nas.retrain trains them alone.",
         )
 
     def spread(self, scored: Sequence[Scored]) -> tuple[str, ...]:

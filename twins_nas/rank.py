@@ -44,8 +44,8 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--score",
         choices=("loss", "top1", "adjusted"),
-        help="the headline; all are told (default: adjusted, the loss moved by Zen-scores, where"
-        " the runs have a zen_weight; else loss, which is finer than top1)",
+        help="the headline; all are told (default: adjusted, the loss moved by hints, where the"
+        " runs have a zen_weight or a size_weight; else loss, which is finer than top1)",
     )
     add("--bins", type=int, default=4, metavar="N", help="bins of MACs (default: 4)")
     add(
@@ -59,6 +59,12 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         metavar="W",
         help="how far Zen-scores move the loss of a member (default: as the runs say)",
+    )
+    add(
+        "--size-weight",
+        type=float,
+        metavar="W",
+        help="how far log MACs + log params move the loss of a member (default: as the runs say)",
     )
     add(
         "--proxy-images",
@@ -103,7 +109,7 @@ def checked(args: argparse.Namespace) -> None:
         value, least = getattr(args, name), 2 if name == "proxy_images" else 1
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} needs at least {least}.")
-    for name in ("seed", "calibrate_steps", "zen_weight"):
+    for name in ("seed", "calibrate_steps", "zen_weight", "size_weight"):
         if (getattr(args, name) or 0) < 0:
             raise UserError(f"--{name.replace('_', '-')} needs at least 0.")
 
@@ -158,6 +164,7 @@ def main() -> int:
         bins=args.bins,
         calibrate_steps=args.calibrate_steps,
         zen_weight=args.zen_weight,
+        size_weight=args.size_weight,
         proxy_images=args.proxy_images,
         proxy_seeds=args.proxy_seeds,
         seed=args.seed,
@@ -168,7 +175,10 @@ def main() -> int:
     folder = args.out / (args.name or f"rank-{truth.name}-{args.part}-{supernets[0].name}")
     ranking = Ranking(folder, supernets, truth, asked, tuple(notes))
     if ranking.headline not in ranking.told:
-        raise UserError("--score adjusted: a run has no zen_weight; give one by --zen-weight 0.5.")
+        raise UserError(
+            "--score adjusted: a run has no zen_weight and no size_weight; give one by --zen-weight"
+            " or --size-weight."
+        )
     with locked(folder, f"Another process ranks in {folder}; give another --name."):
         try:
             ranking.run()

@@ -16,10 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from twins_nas.agreement import (
     BASELINE,
     EACH,
+    PRIOR,
     SUPERNET,
     Findings,
     Scores,
@@ -31,11 +33,11 @@ from twins_nas.evaluate import evaluate
 from twins_nas.files import told, write_bytes, write_csv, write_text
 from twins_nas.model.backbone import Backbone
 from twins_nas.model.separate import supernet_of
-from twins_nas.prior import Prior, ZenScore, loss_deviation, reference
+from twins_nas.prior import Hint, hints_of, loss_deviation, reference
 from twins_nas.progress import phase
 from twins_nas.provenance import command, git_commit, machine
 from twins_nas.proxies import PROXIES, Batch, score
-from twins_nas.recipes import SearchRecipe, SupernetRecipe
+from twins_nas.recipes import QUALITIES, SearchRecipe, SupernetRecipe
 from twins_nas.report import ranking as report
 from twins_nas.report.ablation_plots import as_png, as_svg
 from twins_nas.report.rows import About
@@ -49,12 +51,8 @@ from twins_nas.truth import Truth
 from twins_nas.tuning.spec import OBJECTIVES
 
 EXPERIMENT = "rank"
-WORDS = {
-    "top1": "supernet top-1",
-    "loss": "supernet loss",
-    "adjusted": "supernet loss and Zen",
-}
-SIGNS = {name: 1.0 if OBJECTIVES[name] == "maximize" else -1.0 for name in WORDS}
+SIGNS = {name: 1.0 if OBJECTIVES[name] == "maximize" else -1.0 for name in QUALITIES}
+HINTS = {"Zen": "Zen-scores", "size": "sizes"}
 COLUMNS = ("of", "score", "key", "value")
 
 
@@ -63,10 +61,10 @@ class Asked:
     """What a command asks for, besides supernets and bank.
 
     `images` of the validation part score a member; None: all. `headline` is top1, loss or adjusted;
-    None: adjusted where all supernets have a `zen_weight`, else loss. Proxies take `proxy_images`
+    None: adjusted where all supernets have hints, else loss. Proxies take `proxy_images`
     of the training part and the mean over `proxy_seeds` initial weights. Members are tuned for
-    `calibrate_steps` before they are scored, and their losses moved by Zen-scores of `zen_weight`;
-    None: as each recipe says.
+    `calibrate_steps` before they are scored, and their losses moved by hints of `zen_weight`
+    and `size_weight`; None: as each recipe says.
     """
 
     images: int | None = None
@@ -76,6 +74,7 @@ class Asked:
     proxy_seeds: int = 3
     calibrate_steps: int | None = None
     zen_weight: float | None = None
+    size_weight: float | None = None
     seed: int = 0
     device: str | None = None
     data_root: str | None = None
@@ -152,8 +151,8 @@ class Ranking:
         tracker = Tracker(EXPERIMENT)
         with tracker.start(self.folder.name, self.params) as run:
             book = Book(self.folder / "scores.csv")
-            scores = [*self.inherited(book), *self.proxies(book)]
-            headline = WORDS[self.headline]
+            scores = [*self.inherited(book), *self.prior(book), *self.proxies(book)]
+            headline = self.words[self.headline]
             rng = np.random.default_rng(self.asked.seed)
             found = findings(self.truth, scores, headline, self.asked.bins, rng)
             self.report(found, scores, run)
@@ -201,9 +200,9 @@ class Ranking:
         found = []
         for name in sorted(self.told, key=lambda name: name != self.headline):
             values_MN = SIGNS[name] * np.array(every[name])
-            found.append(Scores(WORDS[name], SUPERNET, values_MN))
+            found.append(Scores(self.words[name], SUPERNET, values_MN))
             for one, values_N in zip(self.supernets, values_MN if several else (), strict=False):
-                found.append(Scores(f"{WORDS[name]}, {one.name}", EACH, values_N[None]))
+                found.append(Scores(f"{self.words[name]}, {one.name}", EACH, values_N[None]))
         return found
 
     def members(self, one: Supernet, book: Book) -> dict[str, list[float]]:
@@ -234,41 +233,66 @@ class Ranking:
                 deviation = loss_deviation(name, model, data, images)
                 book.put(of, "reference members", {"deviation": deviation})
             deviation = book.get(of, "deviation", ["reference members"])[0]
-            found["adjusted"] = self.adjusted(one, data, book, deviation, found["loss"])
+            moves_N = deviation * moves(self.hints(one, data, book))
+            found["adjusted"] = list(np.array(found["loss"]) + moves_N)
         return found
 
-    def adjusted(
-        self, one: Supernet, data: ImageData, book: Book, deviation: float, losses: Sequence[float]
-    ) -> list[float]:
-        """The losses of the bank's networks, moved by their Zen-scores as a search moves them."""
-        size = one.space.input_size
-        zen_of = ZenScore(size, data.in_chans, data.num_classes, str(self.device))
-        of = f"Zen-scores of priors, {data.in_chans} channels, {size}"
+    def hints(self, one: Supernet, data: ImageData, book: Book) -> list[tuple[Hint, list[float]]]:
+        """What moves the losses of a supernet's members, for losses of deviation 1.
+
+        And its scores of the bank's networks.
+        """
+        size, weights = one.space.input_size, self.recipe_of(one).hints
         own = [one.space.key(arch) for arch in self.truth.archs]
         members = reference(one.space)
         others = [one.space.key(arch) for arch in members]
         wanted = dict(zip([*own, *others], [*self.truth.archs, *members], strict=True))
-        left = {key: arch for key, arch in wanted.items() if not book.has(of, "zen", key)}
-        with phase("Zen-scores", len(wanted), "network", len(wanted) - len(left)) as line:
-            for key, arch in left.items():
-                book.put(of, key, {"zen": zen_of(arch)})
-                line.advance()
-        weight, zens = self.recipe_of(one).zen_weight, book.get(of, "zen", others)
-        prior = Prior.measured(weight, zen_of, zens, deviation)
-        pairs = zip(losses, book.get(of, "zen", own), strict=True)
-        return [prior.moved(loss, score) for loss, score in pairs]
+        about = (size, data.in_chans, data.num_classes)
+        found = []
+        for name, of in hints_of(weights, *about, str(self.device)).items():
+            column = name.lower()
+            where = f"{HINTS[name]} of priors, {data.in_chans} channels, {size}"
+            where += f", {data.num_classes} classes" if name == "size" else ""
+            left = {key: arch for key, arch in wanted.items() if not book.has(where, column, key)}
+            with phase(HINTS[name], len(wanted), "network", len(wanted) - len(left)) as line:
+                for key, arch in left.items():
+                    book.put(where, key, {column: of(arch)})
+                    line.advance()
+            hint = Hint.measured(of, weights[name], book.get(where, column, others), 1.0)
+            found.append((hint, book.get(where, column, own)))
+        return found
+
+    def prior(self, book: Book) -> list[Scores]:
+        """What several hints say together without a supernet: a rival of what they move."""
+        one = self.supernets[0]
+        if "adjusted" not in self.told or len(self.recipe_of(one).hints) < 2:
+            return []
+        moves_N = moves(self.hints(one, self.data_of(one), book))
+        names = " and ".join(self.recipe_of(one).hints)
+        return [Scores(f"{names}, no supernet", PRIOR, -moves_N[None])]
 
     def recipe_of(self, one: Supernet) -> SupernetRecipe:
         """The training of a supernet, and what its members' scores are."""
-        asked = {name: getattr(self.asked, name) for name in ("calibrate_steps", "zen_weight")}
+        names = ("calibrate_steps", "zen_weight", "size_weight")
+        asked = {name: getattr(self.asked, name) for name in names}
         given = {name: value for name, value in asked.items() if value is not None}
         return one.recipe.supernet.model_copy(update=given)
 
     @property
     def told(self) -> list[str]:
         """The scores that are told of every supernet."""
-        moved = all(self.recipe_of(one).zen_weight for one in self.supernets)
-        return [name for name in WORDS if moved or name != "adjusted"]
+        moved = all(self.recipe_of(one).hints for one in self.supernets)
+        return [name for name in QUALITIES if moved or name != "adjusted"]
+
+    @property
+    def words(self) -> dict[str, str]:
+        """The scores' names."""
+        moved = self.recipe_of(self.supernets[0]).adjusted_words
+        return {
+            "top1": "supernet top-1",
+            "loss": "supernet loss",
+            "adjusted": f"supernet {moved}",
+        }
 
     @property
     def headline(self) -> str:
@@ -335,6 +359,13 @@ class Ranking:
         for said in (*found.notes, *notes):
             print(said)
         print(f"\n{report.answer(found)}")
+
+
+def moves(hints: Sequence[tuple[Hint, list[float]]]) -> NDArray[np.float64]:
+    """What hints add to the losses of networks of these scores."""
+    moved_HN = np.array([[hint.move(value) for value in values_N] for hint, values_N in hints])
+    total_N: NDArray[np.float64] = moved_HN.sum(axis=0)
+    return total_N
 
 
 def trained(

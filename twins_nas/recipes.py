@@ -223,11 +223,27 @@ class SupernetRecipe(TrainingRecipe):
         description="how far the Zen-score of a network's own first weights moves its loss, in the"
         " objective `adjusted`; in deviations of the loss for one of the Zen-score",
     )
+    size_weight: Annotated[float, number(0, 10)] = Field(
+        default=0.0,
+        description="how far a network's size, log MACs + log params, moves its loss, likewise",
+    )
+
+    @property
+    def hints(self) -> dict[str, float]:
+        """The weights of what moves losses in the objective `adjusted`; those that are not 0."""
+        weights = {"Zen": self.zen_weight, "size": self.size_weight}
+        return {name: weight for name, weight in weights.items() if weight}
+
+    @property
+    def adjusted_words(self) -> str:
+        """What `adjusted` goes by, such as "loss, Zen and size"."""
+        *others, last = ("loss", *self.hints)
+        return f"{', '.join(others)} and {last}" if others else last
 
     @property
     def substance(self) -> dict[str, Any]:
-        """What a training depends on; `zen_weight` is of scores alone."""
-        return self.model_dump(exclude={"checkpoint_seconds", "zen_weight"})
+        """What a training depends on; the weights of hints are of scores alone."""
+        return self.model_dump(exclude={"checkpoint_seconds", "zen_weight", "size_weight"})
 
     @model_validator(mode="after")
     def _weight_of_a_teacher(self) -> Self:
@@ -362,9 +378,10 @@ class SearchRecipe(Model):
 
     @model_validator(mode="after")
     def _something_to_adjust_by(self) -> Self:
-        if "adjusted" in self.objectives and not self.supernet.zen_weight:
-            said = "adjusted is the loss moved by Zen-scores, and `supernet.zen_weight` is 0"
-            raise problem_at(("objectives",), "adjusted", said, "loss, or a zen_weight above 0")
+        if "adjusted" in self.objectives and not self.supernet.hints:
+            said = "adjusted is the loss moved by hints, and no weight of `supernet` is above 0"
+            allowed = "loss, or a zen_weight or size_weight above 0"
+            raise problem_at(("objectives",), "adjusted", said, allowed)
         return self
 
     def dump(self) -> str:
