@@ -30,6 +30,7 @@ SHARING = [
     {"switchable_norms": True},
     {"split": "stages.1.mixer", "separate": ("pe",)},
     {"split": "stages.2.depth", "switchable_norms": True},
+    {"deep_supervision": 0.3},
 ]
 
 
@@ -116,6 +117,30 @@ def test_who_shares_what(space: SearchSpace, images: torch.Tensor) -> None:
     assert any("attn" in part for part in shared["default"])
     assert shared["separate"] and not any("attn" in part for part in shared["separate"])
     assert not shared["split"]
+
+
+def test_earlier_stages_have_classifiers_in_training_alone(
+    space: SearchSpace, images: torch.Tensor
+) -> None:
+    """One a stage, each of what its stage gives; a network that is extracted has its own only."""
+    plain = fresh(space)
+    rng = random.Random(2)
+    for changes in ({}, {"split": "stages.1.embed_dim"}):
+        model = fresh(space, deep_supervision=0.3, **changes).eval()
+        for arch in (space.base, space.sample(rng)):
+            alone = extract(model, arch)
+            assert alone.state_dict().keys() == extract(plain, arch).state_dict().keys()
+            *early, logits = model.forward_all(images, arch)
+            assert torch.equal(logits, model(images, arch)) and len(early) == 3
+            part = model if not changes else model.part(arch)
+            for index, (tokens_BHWC, found) in enumerate(
+                zip(model.forward_stages(images, arch), early, strict=False)
+            ):
+                x_BNC = tokens_BHWC.flatten(1, 2)
+                x_BC = torch.nn.functional.layer_norm(x_BNC, x_BNC.shape[-1:], eps=arch.norm_eps)
+                weight = part.early_heads[index].weight[:, : x_BNC.shape[-1]]
+                torch.testing.assert_close(found, x_BC.mean(1) @ weight.T, rtol=1e-4, atol=1e-5)
+    assert len(fresh(space).forward_all(images, space.base)) == 1
 
 
 def test_narrow_slices_are_as_loud_as_wide_ones(space: SearchSpace) -> None:

@@ -49,6 +49,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "split": {"split": "stages.0.pe"},
     "zero_peg": {"zero_peg": True},
     "scaled_slices": {"scaled_slices": True},
+    "deep_supervision": {"deep_supervision": 0.3},
     "largest": {"extremes": "largest", "random_subnets": 2},
     "no extremes": {"extremes": "none", "random_subnets": 3, "distill": "none"},
     "calibrate": {"calibrate_steps": 2},
@@ -70,6 +71,7 @@ TOGETHER: dict[str, dict[str, Any]] = {
         **SWITCHES["split"],
         **SWITCHES["zero_peg"],
         **SWITCHES["scaled_slices"],
+        **SWITCHES["deep_supervision"],
     },
 }
 
@@ -160,6 +162,33 @@ def test_the_default_is_the_plain_sandwich_to_the_bit(space: SearchSpace, data: 
     assert Trainer(model, data, asked, seed=7).scored is model
 
 
+def test_earlier_classifiers_are_trained_by_labels(space: SearchSpace, data: ImageData) -> None:
+    """With their weight, in the one step; the loss that is told is the network's own."""
+    asked = recipe(epochs=1, batch_size=16, drop_path=0, flip=False, deep_supervision=0.3)
+    model = fresh(space, asked)
+    expected = copy.deepcopy(model)
+    trainer = Trainer(model, data, asked)
+    ((_, told),) = trainer.run()
+    pixels, labels = next(batches(data.train, 16, epoch_order(16, 0, 0)))
+    images = normalise(pixels, data.mean, data.std)
+    first, *others = trainer.policy.draw(0, nothing)
+    teacher = expected(images, first).detach()
+    total = torch.zeros(())
+    for arch in (first, *others):
+        *early, logits = expected.forward_all(images, arch)
+        hard = F.cross_entropy(logits, labels)
+        if arch is first:
+            assert told["loss"] == pytest.approx(hard.item(), rel=1e-4)
+        else:
+            hard = 0.5 * hard + 0.5 * F.cross_entropy(logits, teacher.softmax(1))
+        total = total + hard + 0.3 * sum(F.cross_entropy(other, labels) for other in early)
+    total.backward()
+    grads = [parameter.grad for parameter in expected.parameters() if parameter.grad is not None]
+    norm = torch.stack([grad.norm() for grad in grads]).norm()
+    assert told["grad_norm"] == pytest.approx(float(norm), rel=1e-3)
+    assert expected.early_heads[0].weight.grad.any()
+
+
 def resumed_is_whole(space: SearchSpace, data: ImageData, folder: Path, changes: Any) -> None:
     """Stopped after half and resumed in new objects: same weights, same scored weights."""
     space = space.fixed({f"stages.{index}.depth": 1 for index in range(3)})
@@ -245,6 +274,8 @@ def test_what_makes_no_sense_in_a_space_is_told(space: SearchSpace, tmp_path: Pa
     point = SearchSpace.point(seed("twins_svt_micro"), (32, 32), "point")
     stages = ({**point.stages[0], "pe": (("cpe", "rpe"),)}, *point.stages[1:])
     narrow = SearchSpace("narrow", point.input_size, point.base, point.arch, stages)
+    first = replace(point.base, stages=point.base.stages[:1])
+    short = SearchSpace.point(first, (32, 32), "short")
     for of, changes, said in (
         (space, {"split": "stages.0.ep"}, "did you mean 'stages.0.pe'"),
         (space, {"separate": ("mixer",)}, "mixer has one value in space svt"),
@@ -254,6 +285,7 @@ def test_what_makes_no_sense_in_a_space_is_told(space: SearchSpace, tmp_path: Pa
         (narrow, {"sampling": "macs_balanced"}, "no ordered dimension varies in narrow"),
         (point, {"switchable_norms": True}, "has one embed_dim a stage"),
         (point, {"elastic_warmup": 0.1}, "no ordered dimension varies"),
+        (short, {"deep_supervision": 0.3}, "space short has no earlier stages"),
     ):
         with pytest.raises(UserError, match=said):
             check_switches(recipe(**changes), of)

@@ -206,6 +206,11 @@ class SupernetRecipe(TrainingRecipe):
     scaled_slices: Switch = Field(
         default=False, description="whether narrow slices of linear layers are as loud as wide ones"
     )
+    deep_supervision: Annotated[float, number(0, 10)] = Field(
+        default=0.0,
+        description="weight of the losses of classifiers after the earlier stages, which the"
+        " training alone has; 0: no such classifiers",
+    )
     init_from: Annotated[str | None, AfterValidator(_weights_file)] = Field(
         default=None, description="a file of timm's weights of the space's base, to start from"
     )
@@ -242,8 +247,12 @@ class SupernetRecipe(TrainingRecipe):
 
     @property
     def substance(self) -> dict[str, Any]:
-        """What a training depends on; the weights of hints are of scores alone."""
-        return self.model_dump(exclude={"checkpoint_seconds", "zen_weight", "size_weight"})
+        """What a training depends on; the weights of hints are of scores alone.
+
+        `deep_supervision` is younger than supernets that stay valid: it is named where on.
+        """
+        young = set() if self.deep_supervision else {"deep_supervision"}
+        return self.model_dump(exclude={"checkpoint_seconds", "zen_weight", "size_weight"} | young)
 
     @model_validator(mode="after")
     def _weight_of_a_teacher(self) -> Self:
@@ -320,6 +329,8 @@ def check_switches(recipe: SupernetRecipe, space: SearchSpace) -> None:
             f"supernet.sampling: {recipe.sampling} draws by MACs, and no ordered dimension varies"
             f" in {space.name}; leave it at uniform, or take fair."
         )
+    if recipe.deep_supervision and len(space.stages) == 1:
+        raise UserError(f"supernet.deep_supervision: space {space.name} has no earlier stages.")
     if recipe.switchable_norms and all(choice.field != "embed_dim" for choice in space.choices):
         raise UserError(f"supernet.switchable_norms: space {space.name} has one embed_dim a stage.")
     if recipe.elastic_warmup and not any(choice.ordered for choice in space.choices):

@@ -210,7 +210,13 @@ class Backbone(nn.Module):
     def forward(self, x_BCHW: Tensor, arch: ArchConfig | None = None) -> Tensor:
         """Logits [B, classes] of a member of the space; of the largest one without an `arch`."""
         arch = arch or self.arch
-        x_BNC, _ = list(self._tokens(x_BCHW, arch))[-1]
+        return self._classified(list(self._tokens(x_BCHW, arch))[-1][0], arch)
+
+    def forward_all(self, x_BCHW: Tensor, arch: ArchConfig | None = None) -> list[Tensor]:
+        """The logits of all classifiers that there are to train, the network's own last."""
+        return [self(x_BCHW, arch)]
+
+    def _classified(self, x_BNC: Tensor, arch: ArchConfig) -> Tensor:
         if arch.pool == CLS:
             x_BC = self.norm(x_BNC[:, 0], arch.norm_eps)
         else:

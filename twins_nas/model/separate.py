@@ -25,6 +25,7 @@ from twins_nas.model.backbone import (
     attention_of,
     block_options,
 )
+from twins_nas.model.deep import DeepBackbone
 from twins_nas.model.slicing import ElasticLayerNorm, ElasticLinear
 from twins_nas.recipes import SupernetRecipe
 from twins_nas.space import SearchSpace
@@ -123,6 +124,11 @@ class SplitBackbone(Backbone):
         logits: Tensor = self.part(arch)(x_BCHW, arch)
         return logits
 
+    def forward_all(self, x_BCHW: Tensor, arch: ArchConfig | None = None) -> list[Tensor]:
+        """See `Backbone.forward_all`."""
+        arch = arch or self.arch
+        return self.part(arch).forward_all(x_BCHW, arch)
+
 
 def supernet_of(
     space: SearchSpace, in_chans: int, num_classes: int, recipe: SupernetRecipe
@@ -130,7 +136,8 @@ def supernet_of(
     """The weight-sharing network that a recipe asks for; its weights are not drawn yet."""
     if recipe.split is not None:
         return SplitBackbone(space, in_chans, num_classes, recipe)
-    model = Backbone(space, in_chans, num_classes, recipe.drop_path)
+    kind = DeepBackbone if recipe.deep_supervision else Backbone
+    model = kind(space, in_chans, num_classes, recipe.drop_path)
     if recipe.separate:
         _separate_attention(model, recipe.separate)
     if recipe.switchable_norms:

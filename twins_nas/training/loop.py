@@ -90,6 +90,7 @@ class Trainer:
         self.average = average_of(self.model, self.optimizer, self.recipe)
         supernet = self.recipe if isinstance(self.recipe, SupernetRecipe) else None
         self.drops_all = supernet is None or supernet.drop_path_for == "all"
+        self.deep_supervision = supernet.deep_supervision if supernet else 0.0
         self._saved = time.monotonic()
         if self.checkpoint is not None and self.checkpoint.exists():
             self._restore(load_checkpoint(self.checkpoint, self.identity))
@@ -154,9 +155,12 @@ class Trainer:
             teacher: Tensor | None = None
             for place, arch in enumerate(archs):
                 self.model.train(teacher is None or self.drops_all)
-                logits = self._logits(pixels, arch)
-                loss = self._loss(logits, labels, teacher)
-                torch.autograd.backward(loss / self.recipe.accumulate)
+                *early, logits = self._answers(pixels, arch)
+                loss = whole = self._loss(logits, labels, teacher)
+                for other in early:
+                    hard = hard_loss(other, labels, self.recipe.label_smoothing)
+                    whole = whole + self.deep_supervision * hard
+                torch.autograd.backward(whole / self.recipe.accumulate)
                 self.gradients.keep(place)
                 if teacher is None:
                     teacher, teacher_loss = logits.detach(), teacher_loss + loss.detach()
@@ -175,16 +179,16 @@ class Trainer:
             metrics["subnet_loss"] = float(subnet_loss) / self.recipe.accumulate / (len(archs) - 1)
         return metrics
 
-    def _logits(self, pixels: Tensor, arch: ArchConfig) -> Tensor:
+    def _answers(self, pixels: Tensor, arch: ArchConfig) -> list[Tensor]:
+        """The logits of all classifiers, the network's own last."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            logits: Tensor = self.model(pixels, arch)
-        return logits
+            return self.model.forward_all(pixels, arch)
 
     @torch.no_grad()
     def _present_loss(self, pixels: Tensor, labels: Tensor, arch: ArchConfig) -> float:
         """The loss of a member on a minibatch with the present weights; draws nothing."""
         self.model.eval()
-        return float(hard_loss(self._logits(pixels, arch), labels, 0.0))
+        return float(hard_loss(self._answers(pixels, arch)[-1], labels, 0.0))
 
     def _loss(self, logits: Tensor, labels: Tensor, teacher: Tensor | None) -> Tensor:
         if teacher is None or not isinstance(self.recipe, SupernetRecipe):
