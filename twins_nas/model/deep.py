@@ -17,13 +17,13 @@ class DeepBackbone(Backbone):
     """Each stage before the last gives logits of its own: LayerNorm, mean over tokens, linear.
 
     Deep supervision (C.-Y. Lee et al., "Deeply-Supervised Nets", arXiv 1409.5185), here so that
-    stages divide the work alike in all members: without it the last stage of a supernet does what
-    the members' earlier stages, which serve all of them, leave undone, and its width decides how
-    good a member seems (docs/LOG.md). `extract` leaves these classifiers out.
+    the earlier stages, which serve all members, leave less of the work to the last: the width of
+    that one counted less for the members' losses with it (docs/LOG.md). `extract` leaves these
+    classifiers out.
     """
 
     def __init__(
-        self, space: SearchSpace, in_chans: int = 3, num_classes: int = 1000, drop_path: float = 0.0
+        self, space: SearchSpace, in_chans: int, num_classes: int, drop_path: float
     ) -> None:
         super().__init__(space, in_chans, num_classes, drop_path)
         dims = [max(stage["embed_dim"][0]) for stage in space.stages[:-1]]

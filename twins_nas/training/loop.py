@@ -155,7 +155,8 @@ class Trainer:
             teacher: Tensor | None = None
             for place, arch in enumerate(archs):
                 self.model.train(teacher is None or self.drops_all)
-                *early, logits = self._answers(pixels, arch)
+                with self._autocast():
+                    *early, logits = self.model.forward_all(pixels, arch)
                 loss = whole = self._loss(logits, labels, teacher)
                 for other in early:
                     hard = hard_loss(other, labels, self.recipe.label_smoothing)
@@ -179,16 +180,17 @@ class Trainer:
             metrics["subnet_loss"] = float(subnet_loss) / self.recipe.accumulate / (len(archs) - 1)
         return metrics
 
-    def _answers(self, pixels: Tensor, arch: ArchConfig) -> list[Tensor]:
-        """The logits of all classifiers, the network's own last."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            return self.model.forward_all(pixels, arch)
+    def _autocast(self) -> torch.autocast:
+        kind = self.device.type
+        return torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda")
 
     @torch.no_grad()
     def _present_loss(self, pixels: Tensor, labels: Tensor, arch: ArchConfig) -> float:
         """The loss of a member on a minibatch with the present weights; draws nothing."""
         self.model.eval()
-        return float(hard_loss(self._answers(pixels, arch)[-1], labels, 0.0))
+        with self._autocast():
+            logits = self.model(pixels, arch)
+        return float(hard_loss(logits, labels, 0.0))
 
     def _loss(self, logits: Tensor, labels: Tensor, teacher: Tensor | None) -> Tensor:
         if teacher is None or not isinstance(self.recipe, SupernetRecipe):
